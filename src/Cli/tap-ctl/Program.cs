@@ -1,0 +1,2 @@
+Console.Error.WriteLine("tap-ctl: not built yet");
+return 2;

@@ -1,0 +1,2 @@
+Console.Error.WriteLine("vhd-util: not built yet");
+return 2;

@@ -1,0 +1,95 @@
+// The calls of the C library that the framework does not offer. Each returns 0 or an errno, or throws BlockIoException.
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace Platform;
+
+public static partial class Posix
+{
+    private const int FallocKeepSize = 1;
+    private const int FallocPunchHole = 2;
+    private const int OpenReadWrite = 2;
+
+    /// <summary>Leaves the parent's session, so that a terminal's or a parent's signals do not reach this process.</summary>
+    public static void Detach()
+    {
+        _ = setsid(); // EPERM when it leads a group already: then it is detached.
+    }
+
+    /// <summary>Points standard input, output and error at /dev/null: a detached process must not die of a closed pipe.</summary>
+    public static void CloseStandardStreams()
+    {
+        int fd = open("/dev/null", OpenReadWrite);
+        if (fd < 0)
+            return;
+        for (int standard = 0; standard <= 2; standard++)
+            _ = dup2(fd, standard);
+        _ = close(fd);
+    }
+
+    /// <summary>Frees a byte range of a file; it reads as zeros. False where the filesystem cannot.</summary>
+    public static bool TryPunchHole(SafeFileHandle file, long offsetBytes, long lengthBytes) =>
+        fallocate(file, FallocPunchHole | FallocKeepSize, offsetBytes, lengthBytes) == 0;
+
+    /// <summary>Makes a name in a folder durable (a created, renamed or removed file).</summary>
+    public static void SyncDirectory(string path)
+    {
+        using SafeFileHandle directory = OpenDirectory(path);
+        if (fsync(directory) != 0)
+            throw new BlockIoException(Errno.EIO, $"fsync of folder {path} failed: {Marshal.GetLastPInvokeErrorMessage()}");
+    }
+
+    /// <summary>Makes a file's data and size durable.</summary>
+    public static void SyncData(SafeFileHandle file)
+    {
+        if (fdatasync(file) != 0)
+            throw new BlockIoException(Errno.EIO, $"fdatasync failed: {Marshal.GetLastPInvokeErrorMessage()}");
+    }
+
+    /// <summary>Sends a signal. False when there is no such process.</summary>
+    public static bool TryKill(int processId, int signal) => kill(processId, signal) == 0;
+
+    /// <summary>Sends a signal to every process of a group.</summary>
+    public static bool TryKillGroup(int processGroupId, int signal) => kill(-processGroupId, signal) == 0;
+
+    public static void CreateHardLink(string existingPath, string newPath)
+    {
+        if (link(existingPath, newPath) != 0)
+            throw new IOException($"cannot link {newPath} to {existingPath}: {Marshal.GetLastPInvokeErrorMessage()}");
+    }
+
+    private static SafeFileHandle OpenDirectory(string path)
+    {
+        int fd = open(path, 0);
+        if (fd < 0)
+            throw new BlockIoException(Errno.ENOENT, $"cannot open folder {path}: {Marshal.GetLastPInvokeErrorMessage()}");
+        return new SafeFileHandle(fd, ownsHandle: true);
+    }
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int setsid();
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int open(string path, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int dup2(int from, int to);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int close(int fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fallocate(SafeFileHandle fd, int mode, long offset, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fsync(SafeFileHandle fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fdatasync(SafeFileHandle fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int kill(int pid, int signal);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int link(string oldPath, string newPath);
+}

@@ -1,0 +1,97 @@
+using Microsoft.Data.Sqlite;
+
+namespace Platform;
+
+/// <summary>
+/// One SQLite file, one writer, fully durable commits (decision D6): a committed transaction survives a power cut. Thread-safe: calls are
+/// serialised. A file that is damaged is an error, never replaced by an empty one.
+/// </summary>
+public sealed class SqliteFile : IDisposable
+{
+    private readonly SqliteConnection connection;
+    private readonly Lock gate = new();
+
+    private SqliteFile(SqliteConnection connection) => this.connection = connection;
+
+    /// <summary>Opens or creates the file and runs <paramref name="schema"/> (CREATE … IF NOT EXISTS statements).</summary>
+    /// <exception cref="IOException">The file is damaged, locked by another process, or cannot be created; the message says what to do.</exception>
+    public static SqliteFile Open(string path, string schema)
+    {
+        SqliteConnection connection = new(new SqliteConnectionStringBuilder { DataSource = path, Pooling = false, DefaultTimeout = 5 }.ToString());
+        try
+        {
+            connection.Open();
+            SqliteFile file = new(connection);
+            // EXCLUSIVE keeps a second daemon off the same state folder.
+            file.Execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=2000;");
+            if (file.Query("PRAGMA quick_check(1)", static row => row.GetString(0))[0] != "ok")
+                throw new IOException($"{path} is damaged; it was left as it is. Restore it from a copy, or move it away to start empty.");
+            file.Execute(schema);
+            return file;
+        }
+        catch (SqliteException e)
+        {
+            connection.Dispose();
+            throw new IOException($"{path} cannot be used ({e.Message}); it was left as it is. Is another daemon running on this folder?", e);
+        }
+        catch
+        {
+            connection.Dispose();
+            throw;
+        }
+    }
+
+    public int Execute(string sql, params (string Name, object? Value)[] parameters)
+    {
+        lock (gate)
+        {
+            using SqliteCommand command = Prepare(sql, parameters);
+            return command.ExecuteNonQuery();
+        }
+    }
+
+    public List<T> Query<T>(string sql, Func<SqliteDataReader, T> read, params (string Name, object? Value)[] parameters)
+    {
+        lock (gate)
+        {
+            using SqliteCommand command = Prepare(sql, parameters);
+            using SqliteDataReader reader = command.ExecuteReader();
+            List<T> rows = [];
+            while (reader.Read())
+                rows.Add(read(reader));
+            return rows;
+        }
+    }
+
+    /// <summary>Runs several statements as one durable step: all of it is there after a crash, or none.</summary>
+    public void Transaction(Action body)
+    {
+        lock (gate)
+        {
+            Execute("BEGIN IMMEDIATE");
+            try
+            {
+                body();
+                Execute("COMMIT");
+            }
+            catch
+            {
+                Execute("ROLLBACK");
+                throw;
+            }
+        }
+    }
+
+    public void Dispose() => connection.Dispose();
+
+    private SqliteCommand Prepare(string sql, (string Name, object? Value)[] parameters)
+    {
+        SqliteCommand command = connection.CreateCommand();
+#pragma warning disable CA2100 // The text is ours; values go in as parameters.
+        command.CommandText = sql;
+#pragma warning restore CA2100
+        foreach ((string name, object? value) in parameters)
+            command.Parameters.AddWithValue(name, value ?? DBNull.Value);
+        return command;
+    }
+}

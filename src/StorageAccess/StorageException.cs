@@ -1,0 +1,43 @@
+namespace StorageAccess;
+
+/// <summary>
+/// A storage call said no. <see cref="Code"/> is the XenAPI error code (SR_BACKEND_FAILURE_44, VDI_IN_USE, …) with the field's parameters;
+/// <see cref="Tag"/> is the SMAPIv2 variant it travels as (research: storage.md 1.4).
+/// </summary>
+public sealed class StorageException : Exception
+{
+    public StorageException(string code, params IReadOnlyList<string> parameters)
+        : this("Backend_error", code, parameters)
+    {
+    }
+
+    private StorageException(string tag, string code, IReadOnlyList<string> parameters)
+        : base($"{code}: {string.Join(", ", parameters.Where(static p => p.Length != 0))}")
+    {
+        Tag = tag;
+        Code = code;
+        Parameters = parameters;
+    }
+
+    public string Tag { get; }
+
+    public string Code { get; }
+
+    public IReadOnlyList<string> Parameters { get; }
+
+    public static StorageException NoPluginForSr(SrId sr) => new("No_storage_plugin_for_sr", "SR_NOT_ATTACHED", [sr.Value]);
+
+    public static StorageException SrNotAttached(SrId sr) => new("Sr_not_attached", "SR_NOT_ATTACHED", [sr.Value]);
+
+    public static StorageException VdiDoesNotExist(VdiId vdi) => new("Vdi_does_not_exist", "VDI_MISSING", [vdi.Value]);
+
+    public static StorageException IllegalTransition(VdiState from, VdiState to, string why) =>
+        new("Illegal_transition", "INTERNAL_ERROR", [$"Storage_interface.Illegal_transition({from}, {to}): {why}"]);
+
+    public static StorageException Unimplemented(string call) => new("Unimplemented", "UNIMPLEMENTED_IN_SM_BACKEND", [call]);
+
+    public static StorageException Internal(string text) => new("Internal_error", "INTERNAL_ERROR", [text]);
+
+    /// <summary>Rebuilds what came over a wire.</summary>
+    public static StorageException FromWire(string tag, string code, IReadOnlyList<string> parameters) => new(tag, code, parameters);
+}

@@ -1,0 +1,2 @@
+Console.Error.WriteLine("tapdisk: not built yet");
+return 2;
