@@ -25,6 +25,9 @@ public sealed class StorageException : Exception
 
     public IReadOnlyList<string> Parameters { get; }
 
+    /// <summary>The two states of an Illegal_transition.</summary>
+    public (VdiState From, VdiState To)? Transition { get; private init; }
+
     public static StorageException NoPluginForSr(SrId sr) => new("No_storage_plugin_for_sr", "SR_NOT_ATTACHED", [sr.Value]);
 
     public static StorageException SrNotAttached(SrId sr) => new("Sr_not_attached", "SR_NOT_ATTACHED", [sr.Value]);
@@ -32,7 +35,10 @@ public sealed class StorageException : Exception
     public static StorageException VdiDoesNotExist(VdiId vdi) => new("Vdi_does_not_exist", "VDI_MISSING", [vdi.Value]);
 
     public static StorageException IllegalTransition(VdiState from, VdiState to, string why) =>
-        new("Illegal_transition", "INTERNAL_ERROR", [$"Storage_interface.Illegal_transition({from}, {to}): {why}"]);
+        new("Illegal_transition", "INTERNAL_ERROR", [$"Storage_interface.Illegal_transition({from}, {to}): {why}"])
+        {
+            Transition = (from, to),
+        };
 
     public static StorageException Unimplemented(string call) => new("Unimplemented", "UNIMPLEMENTED_IN_SM_BACKEND", [call]);
 
