@@ -158,14 +158,10 @@ public sealed partial class StorageLayer
             foreach (BackendOperation operation in operations)
                 vdi = await CallBackendAsync(dbg, backend, vdi, operation, target.Access, cancellationToken);
         }
-        catch (StorageException) when (!wasUnsettled && operations.Count == 1)
+        catch (StorageException e) when (!e.IsOutcomeUnknown && !wasUnsettled && operations.Count == 1)
         {
             state.Save(vdi); // A clear no to a single call: as it was.
             throw;
-        }
-        catch (IOException e)
-        {
-            throw NoAnswer(e);
         }
 
         return vdi with { State = target, IsUnsettled = false };

@@ -44,7 +44,7 @@ public sealed partial class StorageLayer : IDatapaths
 
     public Task<QueryResult> QueryAsync(string dbg, string type, CancellationToken cancellationToken) =>
         backends.TryGetValue(type, out IStorageBackend? backend)
-            ? Answered(backend.QueryAsync(dbg, cancellationToken))
+            ? backend.QueryAsync(dbg, cancellationToken)
             : throw new StorageException("SR_UNKNOWN_DRIVER", type);
 
     public Task<QueryResult> QueryAsync(string dbg, SrId sr, CancellationToken cancellationToken) =>
@@ -62,8 +62,8 @@ public sealed partial class StorageLayer : IDatapaths
         SrRow row = Registered(sr);
         if (row.IsAttached)
             throw new StorageException("SR_BACKEND_FAILURE_42", "", $"SR {sr} exists and is attached", "");
-        IReadOnlyDictionary<string, string> kept = await Answered(
-            BackendOf(row).SrCreateAsync(dbg, sr, nameLabel, nameDescription, deviceConfig, physicalSizeBytes, cancellationToken));
+        IReadOnlyDictionary<string, string> kept = await BackendOf(row).SrCreateAsync(
+            dbg, sr, nameLabel, nameDescription, deviceConfig, physicalSizeBytes, cancellationToken);
         state.Save(row with { DeviceConfig = kept });
         return kept;
     }
@@ -100,7 +100,7 @@ public sealed partial class StorageLayer : IDatapaths
         using IDisposable whole = await VdiLocks(sr).TakeWholeAsync($"SR.destroy ({dbg})", cancellationToken);
         SrRow row = Attached(sr);
         await QuietAsync(dbg, row, cancellationToken);
-        await Answered(BackendOf(row).SrDestroyAsync(dbg, sr, cancellationToken));
+        await BackendOf(row).SrDestroyAsync(dbg, sr, cancellationToken);
         state.Forget(sr);
     }
 
@@ -115,13 +115,13 @@ public sealed partial class StorageLayer : IDatapaths
     public async Task<SrScan> SrScanAsync(string dbg, SrId sr, CancellationToken cancellationToken)
     {
         using IDisposable held = await srLocks.TakeAsync(sr.Value, $"SR.scan ({dbg})", cancellationToken);
-        return await Answered(BackendOf(Attached(sr)).SrScanAsync(dbg, sr, cancellationToken));
+        return await BackendOf(Attached(sr)).SrScanAsync(dbg, sr, cancellationToken);
     }
 
     public async Task<SrInfo> SrStatAsync(string dbg, SrId sr, CancellationToken cancellationToken)
     {
         using IDisposable held = await srLocks.TakeAsync(sr.Value, $"SR.stat ({dbg})", cancellationToken);
-        return await Answered(BackendOf(Attached(sr)).SrStatAsync(dbg, sr, cancellationToken));
+        return await BackendOf(Attached(sr)).SrStatAsync(dbg, sr, cancellationToken);
     }
 
     /// <summary>A disk of at least the size asked for; a smaller one is destroyed again.</summary>
@@ -129,17 +129,17 @@ public sealed partial class StorageLayer : IDatapaths
     {
         using IDisposable held = await VdiLocks(sr).TakeSharedAsync($"VDI.create ({dbg})", cancellationToken);
         IStorageBackend backend = BackendOf(Attached(sr));
-        VdiInfo created = await Answered(backend.VdiCreateAsync(dbg, sr, request, cancellationToken));
+        VdiInfo created = await backend.VdiCreateAsync(dbg, sr, request, cancellationToken);
         if (created.VirtualSizeBytes >= request.VirtualSizeBytes)
             return created;
-        await Answered(backend.VdiDestroyAsync(dbg, sr, created.Vdi, cancellationToken));
+        await backend.VdiDestroyAsync(dbg, sr, created.Vdi, cancellationToken);
         throw new StorageException("SR_BACKEND_FAILURE", "Disk too small", $"{request.VirtualSizeBytes}", $"{created.VirtualSizeBytes}");
     }
 
     public async Task<VdiInfo> VdiStatAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken)
     {
         using IDisposable held = await VdiLocks(sr).TakeSharedAsync($"VDI.stat ({dbg})", cancellationToken);
-        return await Answered(BackendOf(Attached(sr)).VdiStatAsync(dbg, sr, vdi, cancellationToken));
+        return await BackendOf(Attached(sr)).VdiStatAsync(dbg, sr, vdi, cancellationToken);
     }
 
     /// <exception cref="StorageException">VDI_IN_USE with the holders, unless all that is left of them is leaked and can be taken down.</exception>
@@ -151,7 +151,7 @@ public sealed partial class StorageLayer : IDatapaths
         List<DatapathRow> users = state.Datapaths(sr, vdi);
         if (users.Count != 0)
             throw InUse(vdi, "destroy", users);
-        await Answered(backend.VdiDestroyAsync(dbg, sr, vdi, cancellationToken));
+        await backend.VdiDestroyAsync(dbg, sr, vdi, cancellationToken);
     }
 
     public Task<VdiInfo> VdiSnapshotAsync(string dbg, SrId sr, VdiInfo source, CancellationToken cancellationToken) =>
@@ -168,7 +168,7 @@ public sealed partial class StorageLayer : IDatapaths
         string dbg, string call, SrId sr, VdiId vdi, Func<IStorageBackend, Task<T>> run, CancellationToken cancellationToken)
     {
         using IDisposable held = await VdiLocks(sr).TakeAsync(vdi.Value, $"{call} ({dbg})", cancellationToken);
-        return await Answered(run(BackendOf(Attached(sr))));
+        return await run(BackendOf(Attached(sr)));
     }
 
     /// <summary>Calls the backend with the SR marked "maybe"; a clear no leaves it as it was, no answer leaves it marked.</summary>
@@ -178,14 +178,10 @@ public sealed partial class StorageLayer : IDatapaths
         {
             await call();
         }
-        catch (StorageException)
+        catch (StorageException e) when (!e.IsOutcomeUnknown)
         {
             state.Save(row);
             throw;
-        }
-        catch (IOException e)
-        {
-            throw NoAnswer(e);
         }
 
         state.Save(row with { IsAttached = attachedAfter, IsUnsettled = false });
@@ -216,30 +212,4 @@ public sealed partial class StorageLayer : IDatapaths
 
     private static StorageException InUse(VdiId vdi, string operation, IEnumerable<DatapathRow> users) =>
         new("VDI_IN_USE", vdi.Value, operation, string.Join("; ", users));
-
-    private static StorageException NoAnswer(IOException e) => new("SR_BACKEND_FAILURE", "no answer from the driver", e.Message, "");
-
-    private static async Task<T> Answered<T>(Task<T> call)
-    {
-        try
-        {
-            return await call;
-        }
-        catch (IOException e)
-        {
-            throw NoAnswer(e);
-        }
-    }
-
-    private static async Task Answered(Task call)
-    {
-        try
-        {
-            await call;
-        }
-        catch (IOException e)
-        {
-            throw NoAnswer(e);
-        }
-    }
 }
