@@ -72,7 +72,7 @@ public static partial class Posix
 
     private static SafeFileHandle OpenDirectory(string path)
     {
-        int fd = open(path, 0);
+        int fd = open(path, OpenCloseOnExec); // A daemon started under a folder's lock must not inherit the lock.
         if (fd < 0)
             throw new BlockIoException(Errno.ENOENT, $"cannot open folder {path}: {Marshal.GetLastPInvokeErrorMessage()}");
         return new SafeFileHandle(fd, ownsHandle: true);
