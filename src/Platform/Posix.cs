@@ -14,6 +14,8 @@ public static partial class Posix
     private const uint StatxType = 1;
     private const int ModeTypeMask = 0xf000;
     private const int ModeSocket = 0xc000;
+    private const int LockExclusive = 2;
+    private const int LockNonBlocking = 4;
 
     /// <summary>Leaves the parent's session, so that a terminal's or a parent's signals do not reach this process.</summary>
     public static void Detach()
@@ -35,6 +37,16 @@ public static partial class Posix
     /// <summary>Frees a byte range of a file; it reads as zeros. False where the filesystem cannot.</summary>
     public static bool TryPunchHole(SafeFileHandle file, long offsetBytes, long lengthBytes) =>
         fallocate(file, FallocPunchHole | FallocKeepSize, offsetBytes, lengthBytes) == 0;
+
+    /// <summary>Takes a folder's advisory lock (flock), as the field's C tools do; null while another process holds it. Disposing releases it.</summary>
+    public static SafeFileHandle? TryLockDirectory(string path)
+    {
+        SafeFileHandle directory = OpenDirectory(path);
+        if (flock(directory, LockExclusive | LockNonBlocking) == 0)
+            return directory;
+        directory.Dispose();
+        return null;
+    }
 
     /// <summary>Makes a name in a folder durable (a created, renamed or removed file).</summary>
     public static void SyncDirectory(string path)
@@ -73,7 +85,7 @@ public static partial class Posix
 
     private static SafeFileHandle OpenDirectory(string path)
     {
-        int fd = open(path, 0);
+        int fd = open(path, OpenCloseOnExec); // A daemon started under a folder's lock must not inherit the lock.
         if (fd < 0)
             throw new BlockIoException(Errno.ENOENT, $"cannot open folder {path}: {Marshal.GetLastPInvokeErrorMessage()}");
         return new SafeFileHandle(fd, ownsHandle: true);
@@ -93,6 +105,9 @@ public static partial class Posix
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fallocate(SafeFileHandle fd, int mode, long offset, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int flock(SafeFileHandle fd, int operation);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fsync(SafeFileHandle fd);
