@@ -8,6 +8,7 @@ using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
+using Nbd;
 using Platform;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -91,7 +92,16 @@ public static class Daemon
         using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, stopping);
         using StreamReader reader = new(context.Request.Body);
         string request = await reader.ReadToEndAsync(limit.Token);
-        string answer = await server.HandleAsync(request, limit.Token);
+        string answer = "";
+        try
+        {
+            answer = await server.HandleAsync(request, limit.Token);
+        }
+        catch (InvariantException e)
+        {
+            Environment.FailFast($"xenopsd: {e.Message}", e); // Our own logic is wrong: nothing that this process does next can be trusted.
+        }
+
         context.Response.ContentType = "application/json";
         await context.Response.WriteAsync(answer, CancellationToken.None);
     }
@@ -117,8 +127,8 @@ public static class Daemon
 
     private static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)
     {
-        global::Nbd.NbdUri address = global::Nbd.NbdUri.TryParse(uri) ?? throw XenopsException.Internal($"the storage offers \"{uri}\", which is no NBD URI");
-        return await global::Nbd.NbdClient.ConnectAsync(address, new global::Nbd.NbdClientOptions(), cancellationToken);
+        NbdUri address = NbdUri.TryParse(uri) ?? throw XenopsException.Internal($"the storage offers \"{uri}\", which is no NBD URI");
+        return await NbdClient.ConnectAsync(address, new NbdClientOptions(), cancellationToken);
     }
 
     private static void Log(string line) => Console.Error.WriteLine($"{DateTimeOffset.UtcNow:O} xenopsd: {line}");
