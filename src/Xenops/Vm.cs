@@ -67,10 +67,11 @@ public sealed record Vm
         Require(
             MemoryBytes is >= 1 << 20 and <= MemoryLimitBytes && MemoryBytes % GuestMemory.PageSizeBytes == 0,
             $"vm.memory_bytes {MemoryBytes} is not a multiple of {GuestMemory.PageSizeBytes} between 1 MiB and {MemoryLimitBytes} bytes");
-        Require(Vbds is { Count: <= VbdLimit } && Vbds.All(static v => v is not null), $"vm.vbds is null or has more than {VbdLimit} members");
+        Require(Domain is not null, "vm.domain is null");
+        Require(Vbds is { Count: <= VbdLimit } && Vbds.All(static v => v is not null), $"vm.vbds is null, has a null, or has more than {VbdLimit} members");
         Require(
             Platform is { Count: <= PlatformLimit } && Platform.All(static p => p.Value is { Length: <= 1024 }),
-            $"vm.platform has more than {PlatformLimit} members, or a value that is null or longer than 1024 characters");
+            $"vm.platform is null, has more than {PlatformLimit} members, or a value that is null or longer than 1024 characters");
         foreach (Vbd vbd in Vbds)
         {
             Require(

@@ -20,14 +20,14 @@ public sealed class StreamTests
         await frames.WriteAsync(FrameType.RoundEnd, new byte[] { 0, 0, 0, 0, 0, 0, 0, 3 }, CancellationToken.None);
         await frames.WriteAsync(FrameType.DeviceState, "{}"u8.ToArray(), CancellationToken.None);
         Assert.Equal(
-            "00000008" + "a9d76f4e" + "0000000000000000" + "04" + "0000000000000003"
-            + "00000002" + "a6d2e1e3" + "0000000000000001" + "05" + "7b7d",
+            "00000008" + "788d400e" + "0000000000000000" + "04" + "0000000000000003"
+            + "00000002" + "0f2d47d4" + "0000000000000001" + "05" + "7b7d",
             Convert.ToHexStringLower(bytes.ToArray()));
     }
 
     [Fact]
     public void The_hello_is_these_bytes() => Assert.Equal(
-        "584d454d5354524d" + "0001" + "0002" + "0003" + "6d31" + "616263" + "00000000",
+        "584d454d5354524d" + "0001" + "0002" + "0003" + "6d31" + "616263" + "77515529",
         Convert.ToHexStringLower(new StreamHello("m1", new Platform.Secret("abc")).ToBytes()));
 
     [Fact]
