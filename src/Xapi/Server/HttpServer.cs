@@ -76,7 +76,7 @@ public sealed class HttpServer : IAsyncDisposable
         try
         {
             configure(application);
-            application.Map("{**path}", http => AnswerAsync(http, rpc));
+            application.Map("{**path}", http => AnswerAsync(http, rpc, application.Lifetime.ApplicationStopping));
             await application.StartAsync(cancellationToken);
             return new HttpServer(application, unixPath, ServerCertificate.Fingerprint(certificate));
         }
@@ -147,12 +147,12 @@ public sealed class HttpServer : IAsyncDisposable
         throw new IOException($"the socket {path} is in use by another daemon; give this one its own runtime_directory");
     }
 
-    private static async Task AnswerAsync(HttpContext http, RpcEndpoint rpc)
+    private static async Task AnswerAsync(HttpContext http, RpcEndpoint rpc, CancellationToken stopping)
     {
         switch (http.Request.Method)
         {
             case "POST":
-                await rpc.AnswerAsync(http);
+                await rpc.AnswerAsync(http, stopping);
                 return;
             case "OPTIONS":
                 http.Response.Headers.AccessControlAllowOrigin = "*";

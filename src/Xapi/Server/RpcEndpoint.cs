@@ -19,9 +19,9 @@ public sealed class RpcEndpoint(Dispatcher dispatcher, MessageTable messages)
     private static readonly UTF8Encoding StrictUtf8 = new(false, throwOnInvalidBytes: true);
     private long allBodiesBytes;
 
-    public async Task AnswerAsync(HttpContext http)
+    /// <param name="stopping">The daemon stops.</param>
+    public async Task AnswerAsync(HttpContext http, CancellationToken stopping)
     {
-        CancellationToken gone = http.RequestAborted;
         byte[]? body = await ReadBodyAsync(http);
         if (body is null)
         {
@@ -29,15 +29,21 @@ public sealed class RpcEndpoint(Dispatcher dispatcher, MessageTable messages)
             return;
         }
 
+        // What only waits on a client's behalf (a long poll) gives up when the client is gone or the daemon stops.
+        using CancellationTokenSource gone = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted, stopping);
         try
         {
-            string answer = await AnswerAsync(body, OriginOf(http), gone);
+            string answer = await AnswerAsync(body, OriginOf(http), gone.Token);
             await WriteAsync(http, StatusCodes.Status200OK, "text/xml", answer);
         }
         catch (RpcFormatException e)
         {
             string page = $"<html><body><h1>HTTP 500 internal server error</h1>{System.Net.WebUtility.HtmlEncode(e.Message)}</body></html>";
             await WriteAsync(http, StatusCodes.Status500InternalServerError, "text/html", page);
+        }
+        catch (OperationCanceledException) when (gone.IsCancellationRequested)
+        {
+            http.Abort();
         }
         finally
         {
