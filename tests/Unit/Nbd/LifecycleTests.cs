@@ -70,27 +70,6 @@ public sealed class LifecycleTests : IDisposable
     }
 
     [Fact]
-    public async Task Idle_connections_cost_little_and_do_not_keep_others_out()
-    {
-        string path = folder.File("s.sock");
-        NbdExport export = new("disk", new MemoryBlockDevice(4096));
-        await using NbdListener listener = NbdListener.ListenUnix(path, ServedPeer.OptionsFor(export), 600);
-        long before = GC.GetTotalMemory(forceFullCollection: true);
-        List<Socket> idle = [];
-        for (int i = 0; i < 500; i++)
-        {
-            Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path));
-            idle.Add(socket);
-        }
-
-        await using NbdClient client = await NbdClient.ConnectAsync(NbdUri.Unix(path, "disk"), new NbdClientOptions(), default);
-        await client.FlushAsync(default).AsTask().WaitAsync(TimeSpan.FromSeconds(2));
-        Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - before, long.MinValue, 64 << 20);
-        idle.ForEach(static socket => socket.Dispose());
-    }
-
-    [Fact]
     public async Task Taking_an_export_away_answers_what_runs_and_leaves_nothing_in_flight()
     {
         TaskCompletionSource gate = new();
