@@ -6,6 +6,11 @@ using static Unit.NbdTests.RawPeer;
 
 namespace Unit.NbdTests;
 
+/// <summary>Tests that look at the whole process's memory run alone.</summary>
+[CollectionDefinition("measures memory", DisableParallelization = true)]
+public sealed class MeasuresMemory;
+
+[Collection("measures memory")]
 public class FuzzTests
 {
     private static readonly byte[] Conversation = Bytes(
