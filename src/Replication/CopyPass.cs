@@ -143,8 +143,11 @@ internal sealed class CopyPass : IDisposable
         {
             await Task.Yield();
             Memory<byte> chunk = buffer.AsMemory(0, lease.LengthBytes);
-            await source.ReadAsync(lease.OffsetBytes, chunk, CancellationToken.None);
+            await source.ReadAsync(lease.OffsetBytes, chunk, stop.Token);
             isOnTarget = await SendAsync(lease, chunk);
+        }
+        catch (OperationCanceledException) when (stop.IsCancellationRequested)
+        {
         }
         catch (IOException e)
         {

@@ -149,8 +149,9 @@ public sealed class MirrorDevice : IBlockDevice
     /// <summary>Stops mirroring, in whatever state it is. Requests that wait for the target are let go first.</summary>
     public async ValueTask DisposeAsync()
     {
-        if (!isFinished)
-            side.Lose("the mirror was stopped");
+        if (isFinished)
+            return;
+        side.Lose("the mirror was stopped");
         await EndAsync();
     }
 
