@@ -10,6 +10,9 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
     // A reserve is a hole: it costs no space, only two syncs each time it is renewed, so it doubles while the disk keeps growing.
     private const int MaxReserveBlocks = 64;
 
+    // Never used up: were the last reserved block to end at the footer, a crash would leave what looks like an image that was closed in order.
+    private const int SlackBytes = 4096;
+
     private readonly Lock gate = new();
     private readonly int bitmapBytes = metadata.Header!.BitmapBytes;
     private readonly int blockBytes = metadata.Header!.BlockBytes;
@@ -43,7 +46,7 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
             long start = StartAfter(nextBytes);
             if (start / VhdFooter.SectorBytes >= VhdHeader.Unused)
                 throw new BlockIoException(Errno.ENOSPC, "a VHD's block table cannot name a block beyond 2 TiB of file");
-            if (EndOf(start) > reserveEndBytes)
+            if (EndOf(start) + SlackBytes > reserveEndBytes)
                 Extend(EndOf(start));
             nextBytes = EndOf(start);
             return start;
@@ -66,7 +69,7 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
     {
         long oldLength = file.LengthBytes;
         long oldEnd = metadata.TrailingFooterBytes < 0 && !hasBegun ? oldLength : oldLength - VhdFooter.LengthBytes;
-        long end = atLeastBytes + (reserveBlocks - 1) * (EndOf(StartAfter(atLeastBytes)) - atLeastBytes);
+        long end = atLeastBytes + (reserveBlocks - 1) * (EndOf(StartAfter(atLeastBytes)) - atLeastBytes) + SlackBytes;
         // A longer reserve of a session that died is taken over: its footer stays where it is.
         end = (Math.Max(end, oldEnd) + 511) / 512 * 512;
         file.Write(end, metadata.FooterBytes);

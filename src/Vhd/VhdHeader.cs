@@ -40,7 +40,7 @@ internal sealed record VhdHeader
     /// <summary>A block's sector bitmap as stored: one bit for each sector, rounded up to whole sectors.</summary>
     public int BitmapBytes => (BlockBytes / VhdFooter.SectorBytes / 8 + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
 
-    /// <summary>The table as stored: four bytes for each entry, padded to whole sectors.</summary>
+    /// <summary>The end of the table as stored: four bytes for each entry, padded to whole sectors.</summary>
     public long TableEndBytes => TableOffsetBytes + (MaxTableEntries * 4L + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
 
     public byte[] ToBytes()

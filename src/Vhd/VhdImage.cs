@@ -203,10 +203,12 @@ public static class VhdImage
             (header, end) = parent.WriteLocators(file, header, end);
         file.Write(0, footer.ToBytes());
         file.Write(VhdFooter.LengthBytes, header.ToBytes());
-        byte[] unused = new byte[Math.Min(64 * 1024, header.TableEndBytes - header.TableOffsetBytes)];
+        // As the field's tools do (golden bt-dynamic-empty): the padding after the last entry stays zero.
+        byte[] unused = new byte[64 * 1024];
         unused.AsSpan().Fill(0xFF);
-        for (long at = header.TableOffsetBytes; at < header.TableEndBytes; at += unused.Length)
-            file.Write(at, unused.AsSpan(0, (int)Math.Min(unused.Length, header.TableEndBytes - at)));
+        long tableBytes = tableEntries * 4L;
+        for (long done = 0; done < tableBytes; done += unused.Length)
+            file.Write(header.TableOffsetBytes + done, unused.AsSpan(0, (int)Math.Min(unused.Length, tableBytes - done)));
         file.Write(header.TableEndBytes, batmap.ToBytes());
         file.Write(end, footer.ToBytes());
     }
