@@ -79,9 +79,7 @@ public sealed class NbdListener : IAsyncDisposable
         {
             socket.Bind(endPoint);
             if (endPoint is UnixDomainSocketEndPoint)
-#pragma warning disable CA1416 // Linux only.
                 File.SetUnixFileMode(endPoint.ToString()!, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-#pragma warning restore CA1416
             socket.Listen(Backlog);
             return new NbdListener(socket, options, maxConnections, onSessionEnd ?? (static _ => { }));
         }
