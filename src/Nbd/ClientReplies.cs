@@ -94,7 +94,7 @@ internal sealed class ClientReplies(
     private static int Cover(ClientRequest request, ulong offsetBytes, uint length)
     {
         long at = (long)(offsetBytes - (ulong)request.OffsetBytes);
-        if (length == 0 || at < 0 || at > request.LengthBytes - length || !request.Covered.TryAdd(at, length))
+        if (length == 0 || at < 0 || at > (long)request.LengthBytes - length || !request.Covered.TryAdd(at, length))
             throw new NbdProtocolException("a piece of a read that was not asked for, or had already come");
         return (int)at;
     }

@@ -8,7 +8,7 @@ namespace Nbd;
 /// <summary>Accepts clients and serves each with <see cref="NbdServer"/>. Disposing stops gracefully and removes a unix socket's file.</summary>
 public sealed class NbdListener : IAsyncDisposable
 {
-    private const int Backlog = 128;
+    private const int Backlog = 1024; // A unix socket refuses a burst above this, instead of letting it wait.
 
     private readonly Socket socket;
     private readonly NbdServerOptions options;
@@ -79,9 +79,7 @@ public sealed class NbdListener : IAsyncDisposable
         {
             socket.Bind(endPoint);
             if (endPoint is UnixDomainSocketEndPoint)
-#pragma warning disable CA1416 // Linux only.
                 File.SetUnixFileMode(endPoint.ToString()!, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-#pragma warning restore CA1416
             socket.Listen(Backlog);
             return new NbdListener(socket, options, maxConnections, onSessionEnd ?? (static _ => { }));
         }
@@ -106,8 +104,10 @@ public sealed class NbdListener : IAsyncDisposable
 
     private static void RemoveStale(string path)
     {
-        if (!File.Exists(path))
+        if (!Path.Exists(path))
             return;
+        if (!Posix.IsSocket(path)) // Connecting to a plain file is "refused" too: without this it would be deleted.
+            throw new IOException($"{path} exists and is not a socket; it was left as it is");
         using Socket probe = NbdSocket.Create(AddressOf(path));
         try
         {
@@ -120,7 +120,7 @@ public sealed class NbdListener : IAsyncDisposable
         }
         catch (SocketException e)
         {
-            throw new IOException($"{path} is not a socket that can be replaced: {e.Message}", e);
+            throw new IOException($"{path} exists and cannot be replaced: {e.Message}", e);
         }
 
         throw new IOException($"{path} is already served by another process");

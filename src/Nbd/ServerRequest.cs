@@ -137,6 +137,8 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
         PooledBuffer piece = BufferPool.Rent(length);
         try
         {
+            if (session.IsOver) // It waited for memory that the end of the connection set free.
+                throw new OperationCanceledException("the connection has ended");
             await session.Device.ReadAsync(atBytes, piece.Memory(length), session.DeviceStop);
             return piece;
         }

@@ -41,6 +41,9 @@ internal sealed class ServerTransmission : IDisposable
 
     public CancellationToken DeviceStop => hardStop.Token;
 
+    /// <summary>Nobody will see an answer any more.</summary>
+    public bool IsOver => broken.IsCancellationRequested || hardStop.IsCancellationRequested;
+
     public async Task<NbdSessionEnd> RunAsync(CancellationToken cancellationToken)
     {
         using CancellationTokenSource stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, export.Closing, broken.Token);

@@ -90,7 +90,8 @@ public static class ChildProcess
                 return;
             }
 
-            base.Write(buffer);
+            // Not the span overload: in a derived class MemoryStream sends it back here, without end.
+            base.Write(buffer.ToArray(), 0, buffer.Length);
         }
 
         public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));

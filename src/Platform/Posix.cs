@@ -9,6 +9,11 @@ public static partial class Posix
     private const int FallocKeepSize = 1;
     private const int FallocPunchHole = 2;
     private const int OpenReadWrite = 2;
+    private const int AtCurrentFolder = -100;
+    private const int AtSymlinkNoFollow = 0x100;
+    private const uint StatxType = 1;
+    private const int ModeTypeMask = 0xf000;
+    private const int ModeSocket = 0xc000;
 
     /// <summary>Leaves the parent's session, so that a terminal's or a parent's signals do not reach this process.</summary>
     public static void Detach()
@@ -58,6 +63,14 @@ public static partial class Posix
             throw new IOException($"cannot link {newPath} to {existingPath}: {Marshal.GetLastPInvokeErrorMessage()}");
     }
 
+    /// <summary>Whether a path names a unix socket. Symbolic links are not followed; a path that cannot be looked at is none.</summary>
+    public static bool IsSocket(string path)
+    {
+        Span<byte> status = stackalloc byte[256]; // struct statx: the same on every architecture, mode (u16) at 28.
+        return statx(AtCurrentFolder, path, AtSymlinkNoFollow, StatxType, status) == 0
+            && (BitConverter.ToUInt16(status[28..]) & ModeTypeMask) == ModeSocket;
+    }
+
     private static SafeFileHandle OpenDirectory(string path)
     {
         int fd = open(path, 0);
@@ -89,6 +102,9 @@ public static partial class Posix
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int kill(int pid, int signal);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int statx(int folder, string path, int flags, uint mask, Span<byte> status);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int link(string oldPath, string newPath);

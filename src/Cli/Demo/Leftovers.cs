@@ -1,0 +1,64 @@
+// What is there that a migration could leave behind, seen from outside: processes, sockets, files, and the pool's own lists.
+using System.Text.Json.Nodes;
+using StorageAccess.Wire;
+
+namespace Demo;
+
+internal static class Leftovers
+{
+    /// <summary>Everything of one pool that a migration makes: VDIs, volumes, datapaths, tapdisk processes, sockets, tasks' resources.</summary>
+    public static async Task<SortedSet<string>> SeeAsync(Pool pool, CancellationToken cancellationToken)
+    {
+        SortedSet<string> seen = new(StringComparer.Ordinal);
+        foreach ((string _, RpcValue record) in (await pool.Api.CallAsync("VDI.get_all_records", cancellationToken)).AsStruct().Members)
+            seen.Add($"{pool.Name}: VDI {record.AsStruct().Get("location").AsString()}");
+        foreach ((string _, RpcValue record) in (await pool.Api.CallAsync("VM.get_all_records", cancellationToken)).AsStruct().Members)
+            seen.Add($"{pool.Name}: VM {record.AsStruct().Get("uuid").AsString()}");
+        foreach (string file in Directory.EnumerateFiles(pool.StorageFolder, "*.vhd*", SearchOption.AllDirectories))
+            seen.Add($"{pool.Name}: volume {Path.GetFileName(file)}");
+        foreach (string datapath in await DatapathsAsync(pool, cancellationToken))
+            seen.Add($"{pool.Name}: datapath {datapath}");
+        foreach ((int pid, string command) in Processes(pool.Folder))
+            seen.Add($"{pool.Name}: process {pid} {command}");
+        foreach (string socket in Sockets(pool.RuntimeFolder))
+            seen.Add($"{pool.Name}: socket {socket}");
+        return seen;
+    }
+
+    /// <summary>Processes whose command line names the folder: the pool's daemons and its tapdisks.</summary>
+    public static IEnumerable<(int Pid, string Command)> Processes(string folder)
+    {
+        foreach (string entry in Directory.EnumerateDirectories("/proc"))
+        {
+            if (!int.TryParse(Path.GetFileName(entry), out int pid) || pid == Environment.ProcessId)
+                continue;
+            string[] command = CommandLine(entry);
+            if (command.Length > 0 && command.Any(word => word.Contains(folder + "/", StringComparison.Ordinal)))
+                yield return (pid, Path.GetFileName(command[0]));
+        }
+    }
+
+    private static string[] CommandLine(string entry)
+    {
+        try
+        {
+            return File.ReadAllText(Path.Combine(entry, "cmdline")).Split('\0', StringSplitOptions.RemoveEmptyEntries);
+        }
+        catch (IOException)
+        {
+            return []; // It ended while we looked.
+        }
+    }
+
+    private static IEnumerable<string> Sockets(string folder) =>
+        Directory.EnumerateFileSystemEntries(folder, "*", SearchOption.AllDirectories)
+            .Where(static path => !Directory.Exists(path))
+            .Select(path => Path.GetRelativePath(folder, path));
+
+    private static async Task<IEnumerable<string>> DatapathsAsync(Pool pool, CancellationToken cancellationToken)
+    {
+        using JsonRpcClient storage = new(Path.Combine(pool.RuntimeFolder, "storage"), TimeSpan.FromSeconds(30));
+        JsonNode? rows = await storage.CallAsync("DP.list", new JsonObject { ["dbg"] = "demo" }, cancellationToken);
+        return rows!.AsArray().Select(static row => (string)row!["dp"]!);
+    }
+}

@@ -1,0 +1,94 @@
+// What must outlive the daemon of every migration on either side: records, the ownership of VMs, the tokens given out, the receipts.
+// One SQLite file, one durable commit per record (design D6); a record and the ownership it brings are one transaction.
+using System.Security.Cryptography;
+using System.Text;
+using Migration;
+using Platform;
+
+namespace Xapi.Migration;
+
+/// <summary>A token that this pool gave out. Only a hash of its secret is kept.</summary>
+public sealed record IssuedToken(string Migration, string SecretSha256, string Host, string Sr, DateTimeOffset ExpiresAt);
+
+public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<DestinationRecord>, IDisposable
+{
+    private const string Schema = """
+        CREATE TABLE IF NOT EXISTS record (migration TEXT, role TEXT, sequence INTEGER, body TEXT NOT NULL, PRIMARY KEY (migration, role, sequence));
+        CREATE TABLE IF NOT EXISTS ownership (vm TEXT PRIMARY KEY, epoch INTEGER NOT NULL, owner TEXT NOT NULL, migration TEXT NOT NULL);
+        CREATE TABLE IF NOT EXISTS token (migration TEXT PRIMARY KEY, secret_sha256 TEXT, host TEXT, sr TEXT, expires_at INTEGER);
+        """;
+
+    private readonly SqliteFile file;
+
+    public MigrationStore(string path) => file = SqliteFile.Open(path, Schema);
+
+    public void Append(string migration, SourceRecord record) =>
+        Append(migration, "source", MigrationJson.Write(record), () => Ownership.After(record, Source(migration)!.Plan));
+
+    public void Append(string migration, DestinationRecord record) =>
+        Append(migration, "destination", MigrationJson.Write(record), () => Ownership.After(record, Destination(migration)!.Plan));
+
+    public SourceState? Source(string migration) =>
+        Records<SourceRecord>(migration, "source") is { Count: > 0 } records ? new SourceState(records) : null;
+
+    public DestinationState? Destination(string migration) =>
+        Records<DestinationRecord>(migration, "destination") is { Count: > 0 } records ? new DestinationState(records) : null;
+
+    public IReadOnlyList<SourceState> OpenSources() => [.. Ids("source").Select(id => Source(id)!).Where(static s => !s.IsClosed)];
+
+    public IReadOnlyList<DestinationState> OpenDestinations() => [.. Ids("destination").Select(id => Destination(id)!).Where(static s => !s.IsClosed)];
+
+    /// <summary>The VM's ownership; a VM of which no migration ever spoke is this pool's, in epoch 1.</summary>
+    public Ownership OwnershipOf(string vm) =>
+        file.Query(
+            "SELECT epoch, owner, migration FROM ownership WHERE vm = $vm",
+            row => new Ownership(vm, row.GetInt64(0), Enum.Parse<Owner>(row.GetString(1)), row.GetString(2)),
+            ("$vm", vm)).FirstOrDefault() ?? new Ownership(vm, 1, Owner.Here, "");
+
+    public void Issue(string migration, Secret secret, string host, string sr, DateTimeOffset expiresAt) =>
+        file.Execute(
+            "INSERT INTO token VALUES ($migration, $hash, $host, $sr, $expires)",
+            ("$migration", migration), ("$hash", Hash(secret.Reveal())), ("$host", host), ("$sr", sr), ("$expires", expiresAt.ToUnixTimeSeconds()));
+
+    /// <summary>The token of a migration when the secret is its own; null otherwise.</summary>
+    public IssuedToken? FindToken(string migration, string secret)
+    {
+        IssuedToken? token = file.Query(
+            "SELECT secret_sha256, host, sr, expires_at FROM token WHERE migration = $migration",
+            row => new IssuedToken(migration, row.GetString(0), row.GetString(1), row.GetString(2), DateTimeOffset.FromUnixTimeSeconds(row.GetInt64(3))),
+            ("$migration", migration)).FirstOrDefault();
+        return token is not null
+            && CryptographicOperations.FixedTimeEquals(Encoding.ASCII.GetBytes(token.SecretSha256), Encoding.ASCII.GetBytes(Hash(secret)))
+                ? token
+                : null;
+    }
+
+    public void Dispose() => file.Dispose();
+
+    private static string Hash(string secret) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(secret)));
+
+    private void Append(string migration, string role, string body, Func<Ownership?> ownership) => file.Transaction(() =>
+    {
+        file.Execute(
+            """
+            INSERT INTO record VALUES ($migration, $role,
+              (SELECT COALESCE(MAX(sequence), 0) + 1 FROM record WHERE migration = $migration AND role = $role), $body)
+            """,
+            ("$migration", migration), ("$role", role), ("$body", body));
+        if (ownership() is { } owner)
+        {
+            file.Execute(
+                "INSERT OR REPLACE INTO ownership VALUES ($vm, $epoch, $owner, $migration)",
+                ("$vm", owner.Vm), ("$epoch", owner.Epoch), ("$owner", owner.Owner.ToString()), ("$migration", owner.Migration));
+        }
+    });
+
+    private List<T> Records<T>(string migration, string role) =>
+        file.Query(
+            "SELECT body FROM record WHERE migration = $migration AND role = $role ORDER BY sequence",
+            static row => MigrationJson.Read<T>(row.GetString(0)),
+            ("$migration", migration), ("$role", role));
+
+    private List<string> Ids(string role) =>
+        file.Query("SELECT DISTINCT migration FROM record WHERE role = $role", static row => row.GetString(0), ("$role", role));
+}

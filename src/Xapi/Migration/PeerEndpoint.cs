@@ -1,0 +1,162 @@
+// The destination's ear: one request of a source in, one answer out. Checks the token, finds or makes the migration's runner, lets it answer.
+using System.Collections.Concurrent;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Microsoft.Extensions.Logging;
+using Migration;
+using Platform;
+
+namespace Xapi.Migration;
+
+/// <summary>Whether this pool could take a VM, and where its disks would go. Makes nothing.</summary>
+public interface IPlanCheck
+{
+    /// <exception cref="MigrationException">The first thing that is in the way.</exception>
+    Task<PlanAnswer> CheckAsync(IssuedToken token, PlanQuestion question, CancellationToken cancellationToken);
+}
+
+public sealed partial class PeerEndpoint : IDisposable
+{
+    private readonly MigrationStore store;
+    private readonly IDestinationResources resources;
+    private readonly IPlanCheck check;
+    private readonly TimeProvider time;
+    private readonly ILogger log;
+    private readonly ConcurrentDictionary<string, DestinationRunner> runners = new();
+    private readonly Lock gate = new();
+
+    public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, TimeProvider time, ILogger log)
+    {
+        this.store = store;
+        this.resources = resources;
+        this.check = check;
+        this.time = time;
+        this.log = log;
+    }
+
+    /// <summary>Takes up what a restarted daemon finds open: what was not accepted is refused and tidied up, what was accepted runs on.</summary>
+    public async Task RecoverAsync(CancellationToken cancellationToken)
+    {
+        foreach (DestinationState state in store.OpenDestinations())
+        {
+            DestinationRunner runner = runners.GetOrAdd(state.Plan.Migration, _ => new DestinationRunner(state, store, resources, time));
+            LogRecover(state.Plan.Migration, state.Plan.VmName, state.Name);
+            if (!state.IsOwner)
+                await runner.AbortAsync("the destination's daemon was restarted in the middle", cancellationToken);
+        }
+    }
+
+    /// <summary>Answers one request; never throws for a bad one.</summary>
+    public async Task<string> HandleAsync(string? bearer, string body, CancellationToken cancellationToken)
+    {
+        try
+        {
+            JsonObject request = JsonNode.Parse(body, documentOptions: new JsonDocumentOptions { MaxDepth = 64 })?.AsObject()
+                ?? throw new JsonException("the request is null");
+            string verb = (string?)request["verb"] ?? "";
+            string migration = (string?)request["migration"] ?? "";
+            IssuedToken token = store.FindToken(migration, bearer ?? "") ?? throw Refuse(
+                "VM_MIGRATE_FAILED", "the destination never gave out this token, or it was altered; call migrate_receive again");
+            return PeerProtocol.Result(await AnswerAsync(verb, token, request["body"], cancellationToken));
+        }
+        catch (MigrationException e)
+        {
+            LogRefused(e.Message);
+            return PeerProtocol.Error(e.ToFailure("request"));
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
+        {
+            return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", "the request is malformed"));
+        }
+        catch (Exception e) when (e is not InvariantException)
+        {
+            LogFailed(e);
+            return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", e.Message));
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (DestinationRunner runner in runners.Values)
+            runner.Dispose();
+    }
+
+    private async Task<JsonNode?> AnswerAsync(string verb, IssuedToken token, JsonNode? body, CancellationToken cancellationToken)
+    {
+        if (verb == "plan")
+        {
+            CheckFresh(token);
+            return PeerProtocol.Node(await check.CheckAsync(token, PeerProtocol.Read<PlanQuestion>(body), cancellationToken));
+        }
+
+        // What a request began goes on when its connection is gone: only the saga decides what is undone.
+        if (verb == "prepare")
+            return PeerProtocol.Node(await Claim(token, PeerProtocol.Read<MigrationPlan>(body)).PrepareAsync(CancellationToken.None));
+        if (!runners.TryGetValue(token.Migration, out DestinationRunner? runner))
+        {
+            if (verb == "abort")
+                return null; // Nothing was begun, so there is nothing to undo.
+            throw Refuse("VM_MIGRATE_FAILED", $"the destination holds nothing of migration {token.Migration}");
+        }
+
+        switch (verb)
+        {
+            case "heartbeat":
+                runner.Heartbeat();
+                return null;
+            case "digest":
+                return PeerProtocol.Node(await runner.DigestAsync(cancellationToken));
+            case "probe":
+                await runner.ProbeAsync(cancellationToken);
+                return null;
+            case "loaded":
+                return PeerProtocol.Node(await runner.LoadedAsync(cancellationToken));
+            case "grant":
+                GrantRequest grant = PeerProtocol.Read<GrantRequest>(body);
+                return PeerProtocol.Node(await runner.GrantAsync(grant.Epoch, grant.Digests));
+            case "abort":
+                await runner.AbortAsync(PeerProtocol.Read<string>(body), CancellationToken.None);
+                return null;
+            case "confirm":
+                await runner.ConfirmAsync(PeerProtocol.Read<Receipt>(body), CancellationToken.None);
+                return null;
+            default:
+                throw Refuse("VM_MIGRATE_FAILED", $"the destination does not know the request \"{verb}\"");
+        }
+    }
+
+    /// <summary>A token is for one migration: the first plan that comes with it claims it for good.</summary>
+    private DestinationRunner Claim(IssuedToken token, MigrationPlan plan)
+    {
+        if (plan.Migration != token.Migration)
+            throw Refuse("VM_MIGRATE_FAILED", "the plan is not this token's");
+        lock (gate)
+        {
+            if (runners.TryGetValue(token.Migration, out DestinationRunner? runner)
+                && runner.State.Plan.Source == plan.Source && runner.State.Plan.Vm == plan.Vm && !runner.State.IsClosed)
+                return runner;
+            CheckFresh(token);
+            store.Append(token.Migration, new DestinationRecord.Claimed(plan, time.GetUtcNow()));
+            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, time);
+        }
+    }
+
+    private void CheckFresh(IssuedToken token)
+    {
+        if (store.Destination(token.Migration) is { } used)
+            throw Refuse("VM_MIGRATE_FAILED", $"the token was used already (for VM {used.Plan.VmName}: {used.Name}); call migrate_receive again");
+        if (time.GetUtcNow() > token.ExpiresAt)
+            throw Refuse("VM_MIGRATE_FAILED", $"the token expired at {token.ExpiresAt:u}; call migrate_receive again");
+    }
+
+    private static MigrationException Refuse(string code, string message) => new(code, [], MigrationSide.Destination, message);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "migration {Migration} of VM {Name}: found {State} after a restart")]
+    private partial void LogRecover(string migration, string name, string state);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "a source's request was refused: {Reason}")]
+    private partial void LogRefused(string reason);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "a source's request failed")]
+    private partial void LogFailed(Exception e);
+}

@@ -1,0 +1,35 @@
+// The control messages between two pools: POST /services/migration over TLS, JSON both ways, the token's secret as bearer (never in a URL). Every verb may be
+// asked again and answers the same. Data (disks, memory) never travels here (docs/formats/migration-protocol.md).
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Migration;
+
+namespace Xapi.Migration;
+
+/// <summary>What the source wants to know before it begins: nothing is made by asking.</summary>
+public sealed record PlanQuestion(string Vm, string VmName, IReadOnlyList<DiskPlan> Disks, long MemoryBytes, string SourceFingerprint);
+
+/// <param name="Storages">The destination storage for each disk, by device, in the words of the destination.</param>
+public sealed record PlanAnswer(IReadOnlyDictionary<string, string> Storages, string Host);
+
+public sealed record GrantRequest(long Epoch, ContentDigests Digests);
+
+public static class PeerProtocol
+{
+    public const string Path = "/services/migration";
+
+    public const int BodyLimitBytes = 4 * 1024 * 1024;
+
+    public static string Request(string verb, string migration, JsonNode? body) =>
+        new JsonObject { ["verb"] = verb, ["migration"] = migration, ["body"] = body }.ToJsonString();
+
+    public static string Result(JsonNode? result) => new JsonObject { ["result"] = result }.ToJsonString();
+
+    public static string Error(MigrationFailure failure) =>
+        new JsonObject { ["error"] = JsonSerializer.SerializeToNode(failure, MigrationJson.Options) }.ToJsonString();
+
+    public static JsonNode? Node<T>(T value) => JsonSerializer.SerializeToNode(value, MigrationJson.Options);
+
+    public static T Read<T>(JsonNode? node) =>
+        node.Deserialize<T>(MigrationJson.Options) ?? throw new JsonException($"a {typeof(T).Name} was expected");
+}

@@ -1,0 +1,211 @@
+using System.Text.Json.Nodes;
+using Migration;
+using Platform;
+
+namespace Support;
+
+/// <summary>
+/// Two pools in memory for the saga's tests: what exists on each side, who may run the VM, and a counter of every call and every journal record,
+/// at any of which a failure or a crash can be ordered. It knows nothing of the saga's states.
+/// </summary>
+public sealed class MigrationWorld :
+    ISourceStorage, ISourceDomain, IPeer, IDestinationResources, IJournal<SourceRecord>, IJournal<DestinationRecord>
+{
+    private int calls;
+    private int records;
+
+    public MigrationPlan Plan { get; } = new(
+        "m1", "vm1", "lovely", 7,
+        [
+            new DiskPlan("xvda", "srA", "d1", "srB", "root", "", 1 << 20, 1 << 19, false),
+            new DiskPlan("xvdb", "srA", "d2", "srB", "swap", "", 1 << 20, 1 << 18, false),
+        ],
+        new PeerAddress("https://a", "aa", "hostA"), new PeerAddress("https://b", "bb", "hostB"), new JsonObject(), new MigrationOptions());
+
+    public List<SourceRecord> SourceRecords { get; } = [];
+
+    public List<DestinationRecord> DestinationRecords { get; } = [];
+
+    public HashSet<string> AtDestination { get; } = [];
+
+    public HashSet<string> SourceDisks { get; } = ["d1", "d2"];
+
+    public HashSet<string> Mirrors { get; } = [];
+
+    public bool SourceRuns { get; private set; } = true;
+
+    public bool SourceExists { get; private set; } = true;
+
+    public bool DestinationRuns { get; private set; }
+
+    public bool EverRanTwice { get; private set; }
+
+    /// <summary>The call (counted from 1) that fails, before or after it did its work; 0 is none.</summary>
+    public int FailCall { get; init; }
+
+    public bool FailAfter { get; init; }
+
+    /// <summary>The journal record (counted from 1) after which both processes die.</summary>
+    public int CrashAtRecord { get; set; }
+
+    public int Calls => calls;
+
+    public int Records => records;
+
+    public DestinationRunner? Destination { get; set; }
+
+    void IJournal<SourceRecord>.Append(string migration, SourceRecord record)
+    {
+        SourceRecords.Add(record);
+        Crash();
+    }
+
+    void IJournal<DestinationRecord>.Append(string migration, DestinationRecord record)
+    {
+        DestinationRecords.Add(record);
+        Crash();
+    }
+
+    Task ISourceStorage.StartMirrorAsync(DiskPlan disk, DiskTarget target, MigrationOptions options, CancellationToken cancellationToken) =>
+        Do(() => Mirrors.Add(disk.Device));
+
+    Task<MirrorProgress> ISourceStorage.MirrorStatusAsync(DiskPlan disk, CancellationToken cancellationToken) =>
+        Do(() => new MirrorProgress(true, false, Mirrors.Contains(disk.Device) ? null : "no mirror", 10, 10, 10));
+
+    Task ISourceStorage.FinishMirrorAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() => SourceRuns ? throw new IOException("runs") : true);
+
+    Task ISourceStorage.StopMirrorAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() => Mirrors.Remove(disk.Device));
+
+    Task<DiskDigest> ISourceStorage.DigestAsync(DiskPlan disk, CancellationToken cancellationToken) =>
+        Do(() => new DiskDigest(disk.Device, "root" + disk.Device, disk.LengthBytes));
+
+    Task ISourceStorage.DestroyAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() =>
+    {
+        Mirrors.Remove(disk.Device);
+        return SourceDisks.Remove(disk.SourceDisk);
+    });
+
+    Task ISourceDomain.PrecopyAsync(MigrationPlan plan, MemoryTarget target, CancellationToken cancellationToken) => Do(() => true);
+
+    Task<DateTimeOffset> ISourceDomain.StopAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() =>
+    {
+        SourceRuns = false;
+        return DateTimeOffset.UnixEpoch;
+    });
+
+    Task<MemoryDigest> ISourceDomain.TransferAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() => new MemoryDigest("mem", 5));
+
+    Task ISourceDomain.FreezeAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() => true);
+
+    Task ISourceDomain.ResumeAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() =>
+    {
+        SourceRuns = true;
+        return Watch();
+    });
+
+    Task ISourceDomain.ReleaseAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() => SourceExists = false);
+
+    async Task<PreparedDestination> IPeer.PrepareAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        await Do(() => true);
+        return await Destination!.PrepareAsync(cancellationToken);
+    }
+
+    Task IPeer.HeartbeatAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() =>
+    {
+        Destination!.Heartbeat();
+        return true;
+    });
+
+    async Task<IReadOnlyList<DiskDigest>> IPeer.DigestAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        await Do(() => true);
+        return await Destination!.DigestAsync(cancellationToken);
+    }
+
+    async Task IPeer.ProbeAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        await Do(() => true);
+        await Destination!.ProbeAsync(cancellationToken);
+    }
+
+    async Task<ContentDigests> IPeer.LoadedAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        ContentDigests digests = await Destination!.LoadedAsync(cancellationToken);
+        await Do(() => true);
+        return digests;
+    }
+
+    async Task<GrantAnswer> IPeer.GrantAsync(MigrationPlan plan, long epoch, ContentDigests digests, CancellationToken cancellationToken)
+    {
+        GrantAnswer answer = await Destination!.GrantAsync(epoch, digests);
+        await Do(() => true);
+        return answer;
+    }
+
+    async Task IPeer.AbortAsync(MigrationPlan plan, string reason, CancellationToken cancellationToken)
+    {
+        if (DestinationRecords.Count > 0)
+            await Destination!.AbortAsync(reason, cancellationToken);
+        await Do(() => true);
+    }
+
+    async Task IPeer.ConfirmAsync(MigrationPlan plan, Receipt receipt, CancellationToken cancellationToken)
+    {
+        await Destination!.ConfirmAsync(receipt, cancellationToken);
+        await Do(() => true);
+    }
+
+    Task<string> IDestinationResources.MakeAsync(Resource resource, DestinationState state, CancellationToken cancellationToken) => Do(() =>
+    {
+        AtDestination.Add(resource.ToString());
+        return resource.ToString();
+    });
+
+    Task IDestinationResources.DestroyAsync(Resource resource, string? id, DestinationState state, CancellationToken cancellationToken) =>
+        Do(() => AtDestination.Remove(resource.ToString()));
+
+    PreparedDestination IDestinationResources.Describe(DestinationState state) => new(
+        [.. state.Plan.Disks.Select(static d => new DiskTarget(d.Device, "b", 1, "secret", "bb", "new" + d.Device))],
+        new MemoryTarget("b", 2, "secret", "bb"), "OpaqueRef:x");
+
+    Task IDestinationResources.ProbeAsync(DestinationState state, CancellationToken cancellationToken) => Do(() => true);
+
+    Task<DiskDigest> IDestinationResources.DigestAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken) =>
+        Do(() => new DiskDigest(disk.Device, "root" + disk.Device, disk.LengthBytes));
+
+    Task<MemoryDigest> IDestinationResources.LoadedAsync(DestinationState state, CancellationToken cancellationToken) =>
+        Do(() => new MemoryDigest("mem", 5));
+
+    Task IDestinationResources.CloseExportsAsync(DestinationState state, CancellationToken cancellationToken) => Do(() => true);
+
+    Task<DateTimeOffset> IDestinationResources.RunAsync(DestinationState state, CancellationToken cancellationToken) => Do(() =>
+    {
+        DestinationRuns = true;
+        Watch();
+        return DateTimeOffset.UnixEpoch.AddSeconds(1);
+    });
+
+    Task IDestinationResources.ReleaseAsync(DestinationState state, CancellationToken cancellationToken) => Do(() =>
+    {
+        AtDestination.RemoveWhere(static r => r.StartsWith("Datapath", StringComparison.Ordinal) || r.StartsWith("Export", StringComparison.Ordinal));
+        return true;
+    });
+
+    private bool Watch() => EverRanTwice |= SourceRuns && DestinationRuns;
+
+    private Task<T> Do<T>(Func<T> work)
+    {
+        bool fails = ++calls == FailCall;
+        if (fails && !FailAfter)
+            throw new IOException("ordered failure");
+        T result = work();
+        return fails ? throw new IOException("ordered failure after the work was done") : Task.FromResult(result);
+    }
+
+    private void Crash()
+    {
+        if (++records == CrashAtRecord)
+            throw new InvariantException("both processes die here"); // What nobody below the process boundary catches.
+    }
+}
