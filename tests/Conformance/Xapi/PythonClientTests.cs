@@ -8,7 +8,6 @@ using Xapi;
 namespace Conformance.XapiTests;
 
 /// <summary>The daemon judged by Python's own XML-RPC client, on which the field's Python binding and its drivers stand.</summary>
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class PythonClientTests : IAsyncLifetime
 {
     private const string Client = """

@@ -6,7 +6,6 @@ using Support;
 namespace Conformance.XapiTests;
 
 /// <summary>The executable as a service manager sees it: ready, signals, exit codes, a kill at any time.</summary>
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class ServeTests : IDisposable
 {
     private const int Term = 15;
