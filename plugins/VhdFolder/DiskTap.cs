@@ -78,9 +78,11 @@ public sealed class DiskTap
             await control.FreeMinorAsync(target.Minor, cancellationToken);
         }
 
-        File.Delete(link);
         string folder = Path.GetDirectoryName(link)!;
-        if (Directory.Exists(folder) && !Directory.EnumerateFileSystemEntries(folder).Any())
+        if (!Directory.Exists(folder))
+            return; // Nothing of this SR is activated.
+        File.Delete(link);
+        if (!Directory.EnumerateFileSystemEntries(folder).Any())
             Directory.Delete(folder);
     }
 
