@@ -5,7 +5,9 @@ using Platform;
 
 namespace Nbd;
 
-/// <summary>Accepts clients and serves each with <see cref="NbdServer"/>. Disposing stops gracefully and removes a unix socket's file.</summary>
+/// <summary>
+/// Accepts clients and serves each with <see cref="NbdServer"/>. Disposing stops gracefully and removes a unix socket's file.
+/// </summary>
 public sealed class NbdListener : IAsyncDisposable
 {
     private const int Backlog = 1024; // A unix socket refuses a burst above this, instead of letting it wait.

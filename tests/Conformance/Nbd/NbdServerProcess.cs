@@ -21,7 +21,8 @@ internal sealed class NbdServerProcess : IAsyncDisposable
     /// <summary>Starts the program (its arguments must make it listen on <paramref name="socketPath"/>) and waits until it does.</summary>
     public static async Task<NbdServerProcess> StartAsync(string program, string socketPath, params string[] arguments)
     {
-        // nbdkit in the foreground ends when the THREAD that started it does (PR_SET_PDEATHSIG), and ours come from a pool: a shell stays between.
+        // nbdkit in the foreground ends when the THREAD that started it does (PR_SET_PDEATHSIG), and ours come from a pool: a shell stays
+        // between.
         ProcessStartInfo start = new("/bin/sh") { UseShellExecute = false, RedirectStandardInput = true };
         start.ArgumentList.Add("-c");
         start.ArgumentList.Add("\"$@\"; exit $?");

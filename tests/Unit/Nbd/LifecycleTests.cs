@@ -49,7 +49,8 @@ public sealed class LifecycleTests : IDisposable
         NbdExport export = new("disk", new MemoryBlockDevice(4096));
         await using NbdListener listener = NbdListener.ListenTcp(new IPEndPoint(IPAddress.Loopback, 0), ServedPeer.OptionsFor(export), 4);
         int port = ((IPEndPoint)listener.EndPoint).Port;
-        await using NbdClient client = await NbdClient.ConnectAsync(NbdUri.Tcp("127.0.0.1", port, "disk", false), new NbdClientOptions(), default);
+        await using NbdClient client =
+            await NbdClient.ConnectAsync(NbdUri.Tcp("127.0.0.1", port, "disk", false), new NbdClientOptions(), default);
         await client.WriteAsync(0, new byte[512], WriteFlags.None, default);
     }
 
@@ -63,7 +64,8 @@ public sealed class LifecycleTests : IDisposable
         NbdClient first = await NbdClient.ConnectAsync(uri, new NbdClientOptions(), default);
         await using NbdClient second = await NbdClient.ConnectAsync(uri, new NbdClientOptions(), default);
         Assert.Equal(
-            Errno.ESHUTDOWN, (await Assert.ThrowsAsync<BlockIoException>(() => NbdClient.ConnectAsync(uri, new NbdClientOptions(), default))).Errno);
+            Errno.ESHUTDOWN, (await Assert.ThrowsAsync<BlockIoException>(() =>
+                NbdClient.ConnectAsync(uri, new NbdClientOptions(), default))).Errno);
         await first.DisposeAsync();
         Assert.True(SpinWait.SpinUntil(() => listener.ConnectionCount == 1, Deadline));
         await using NbdClient third = await NbdClient.ConnectAsync(uri, new NbdClientOptions(), default);
@@ -128,7 +130,8 @@ public sealed class LifecycleTests : IDisposable
             return Task.Delay(Timeout.Infinite, cancellationToken);
         });
         using CancellationTokenSource stop = new();
-        NbdServerOptions options = ServedPeer.OptionsFor(new NbdExport("disk", device)) with { DrainTimeout = TimeSpan.FromMilliseconds(100) };
+        NbdServerOptions options =
+            ServedPeer.OptionsFor(new NbdExport("disk", device)) with { DrainTimeout = TimeSpan.FromMilliseconds(100) };
         await using ServedPeer peer = await ServedPeer.InTransmissionAsync(device, options: options, stop: stop.Token);
         await peer.Client.SendAsync(Request(3, 1, 0, 0));
         await reached.Task.WaitAsync(Deadline);
@@ -147,7 +150,8 @@ public sealed class LifecycleTests : IDisposable
             return Task.CompletedTask;
         });
         using CancellationTokenSource stop = new();
-        NbdServerOptions options = ServedPeer.OptionsFor(new NbdExport("disk", device)) with { DrainTimeout = TimeSpan.FromMilliseconds(100) };
+        NbdServerOptions options =
+            ServedPeer.OptionsFor(new NbdExport("disk", device)) with { DrainTimeout = TimeSpan.FromMilliseconds(100) };
         await using ServedPeer peer = await ServedPeer.InTransmissionAsync(device, options: options, stop: stop.Token);
         byte[] requests = Bytes(string.Concat(Enumerable.Range(0, 1000).Select(i => Request(0, (ulong)i, 0, 1 << 20))));
         await peer.Client.Stream.WriteAsync(requests);
