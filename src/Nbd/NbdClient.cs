@@ -222,7 +222,8 @@ public sealed class NbdClient : IBlockDevice
         {
             if (uri.SocketPath is { } path)
             {
-                UnixDomainSocketEndPoint endPoint = new(path);
+                // A socket's address holds 108 bytes; a stable name (a link with two uuids in it) may be longer than what it points to.
+                UnixDomainSocketEndPoint endPoint = new(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
                 socket = NbdSocket.Create(endPoint);
                 await socket.ConnectAsync(endPoint, cancellationToken);
             }
@@ -234,7 +235,7 @@ public sealed class NbdClient : IBlockDevice
 
             return socket;
         }
-        catch (Exception e) when (e is SocketException or ArgumentException)
+        catch (Exception e) when (e is SocketException or ArgumentException or IOException)
         {
             socket?.Dispose();
             throw new BlockIoException(Errno.ESHUTDOWN, $"no NBD server at {where}: {e.Message}", e);

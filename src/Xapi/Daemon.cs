@@ -5,6 +5,7 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
+using Nbd;
 using Platform;
 using Xapi.Database;
 using Xapi.Migration;
@@ -160,7 +161,7 @@ public sealed class Daemon : IAsyncDisposable
         operations.Clear();
         StorageMessages disks = new(storage, Database, Pool.Host);
         VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
-        string fingerprint = ServerCertificate.Fingerprint(certificate);
+        string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(
             Database, storage, disks, xenops, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
         PlanCheck check = new(Database, storage, migrations, Pool.Pool, fingerprint);
