@@ -178,19 +178,20 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         await b.Api.CallAsync("VM.pause", cancellationToken, vm);
         Oracle all = Oracle.Read(OldLog(b), b.OracleLog(vmUuid));
         string destinationFile = await DiskFileAsync(b, cancellationToken);
-        List<string> lost = await Verification.LostWritesAsync(destinationFile, all, cancellationToken);
+        (int looked, List<string> lost) = await Verification.LostWritesAsync(destinationFile, all, cancellationToken);
         ComparedDisks compared = await Verification.CompareAsync(
             KeptSource, destinationFile, Oracle.Read(b.OracleLog(vmUuid)), cancellationToken);
         narrator.Tell(
             $"{compared.Bytes >> 20} MiB compared with the source as it was at switch-over: {compared.Differences.Count} differences "
-            + $"({compared.ExplainedBlocks} blocks written since); {all.AcknowledgedCount} acknowledged writes checked, {lost.Count} lost");
+            + $"({compared.ExplainedBlocks} blocks written since); {all.AcknowledgedCount} acknowledged writes, their {looked} blocks checked, {lost.Count} lost");
         foreach (string trouble in compared.Differences.Concat(lost).Take(5))
             narrator.Tell(trouble);
         return new JsonObject
         {
             ["migrated"] = powerState == "Running",
-            ["verified"] = compared.Differences.Count == 0 && lost.Count == 0 && compared.Bytes > 0,
+            ["verified"] = compared.Differences.Count == 0 && lost.Count == 0 && compared.Bytes > 0 && looked > 0,
             ["vm_runs_on"] = "destination",
+            ["blocks_checked"] = looked,
             ["blackout_ms"] = receipt["blackout"]!["total_ms"]!.DeepClone(),
             ["bytes_logical"] = receipt["logical_bytes"]!.DeepClone(),
             ["bytes_sent"] = receipt["sent_bytes"]!.DeepClone(),
@@ -207,12 +208,12 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         await AwaitWritesAsync(a, 100, cancellationToken);
         await a.Api.CallAsync("VM.pause", cancellationToken, vm);
         Oracle all = Oracle.Read(a.OracleLog(vmUuid));
-        List<string> lost = await Verification.LostWritesAsync(sourceFile, all, cancellationToken);
-        narrator.Tell($"\"{VmName}\" is {powerState} in pool A; {all.AcknowledgedCount} acknowledged writes checked, {lost.Count} lost");
+        (int looked, List<string> lost) = await Verification.LostWritesAsync(sourceFile, all, cancellationToken);
+        narrator.Tell($"\"{VmName}\" is {powerState} in pool A; {all.AcknowledgedCount} acknowledged writes, their {looked} blocks checked, {lost.Count} lost");
         return new JsonObject
         {
             ["migrated"] = false,
-            ["verified"] = powerState == "Running" && lost.Count == 0 && all.AcknowledgedCount > 0,
+            ["verified"] = powerState == "Running" && lost.Count == 0 && looked > 0,
             ["vm_runs_on"] = powerState == "Running" ? "source" : "nowhere",
             ["error"] = new JsonArray([.. task.Get("error_info").AsArray().Select(static v => (JsonNode)v.AsString())]),
             ["writes_acknowledged"] = all.AcknowledgedCount,

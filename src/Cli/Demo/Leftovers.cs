@@ -52,7 +52,7 @@ internal static class Leftovers
 
     private static IEnumerable<string> Sockets(string folder) =>
         Directory.EnumerateFileSystemEntries(folder, "*", SearchOption.AllDirectories)
-            .Where(static path => !Directory.Exists(path))
+            .Where(static path => !Directory.Exists(path) && !path.EndsWith(".log", StringComparison.Ordinal))
             .Select(path => Path.GetRelativePath(folder, path));
 
     private static async Task<IEnumerable<string>> DatapathsAsync(Pool pool, CancellationToken cancellationToken)
