@@ -109,6 +109,13 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         undo.Add(($"close {vbd.Device}", async (_, token) => await device.DisposeAsync().AsTask().WaitAsync(token)));
     }
 
+    /// <summary>Closes what is open, so that nothing here can read or write; the datapaths stay until <see cref="ReleaseAsync"/>.</summary>
+    public async Task CloseAsync()
+    {
+        foreach (IBlockDevice device in devices.Values)
+            await device.DisposeAsync().AsTask().WaitAsync(ReleaseDeadline);
+    }
+
     /// <summary>Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by the next call.</summary>
     /// <returns>The failures.</returns>
     public async Task<IReadOnlyList<string>> ReleaseAsync(string dbg)

@@ -46,13 +46,16 @@ public sealed class MigrationSource(Domains domains)
             return migration.Sent!;
         }, cancellationToken);
 
-    /// <summary>Makes this copy unable to run: its disks are closed and given back. May be repeated when giving back failed.</summary>
+    /// <summary>
+    /// Makes this copy unable to run and to write: its disks are closed. Giving their datapaths back takes driver calls, so it waits for VM.remove
+    /// (or resume): the guest's pause is not longer for it. May be repeated.
+    /// </summary>
     public Task FreezeAsync(string dbg, string id, CancellationToken cancellationToken) =>
         InTurnAsync("MIGRATE.freeze", id, async (domain, migration) =>
         {
             Require(migration, OutgoingPhase.Sent);
             domain.State = DomainState.Frozen; // First: from here on it cannot run, whatever becomes of its disks.
-            await ReleaseDisksAsync(dbg, domain);
+            await (domain.Disks?.CloseAsync() ?? Task.CompletedTask);
             domains.Log($"VM {id} is frozen (migration {migration.Id})");
             return true;
         }, cancellationToken);

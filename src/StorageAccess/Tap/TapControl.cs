@@ -373,7 +373,10 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     {
         try
         {
-            return File.ReadAllText($"/proc/{processId}/comm").StartsWith("tapdisk", StringComparison.Ordinal);
+            // "pid (name) state …"; one that was killed and is not buried yet is in state Z.
+            string stat = File.ReadAllText($"/proc/{processId}/stat");
+            int nameEnd = stat.LastIndexOf(')');
+            return stat[..nameEnd].Contains("(tapdisk", StringComparison.Ordinal) && stat[nameEnd + 2] is not ('Z' or 'X');
         }
         catch (IOException)
         {
