@@ -125,7 +125,7 @@ public static class Daemon
         throw new IOException($"another daemon answers on {path}");
     }
 
-    private static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)
+    internal static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)
     {
         NbdUri address = NbdUri.TryParse(uri) ?? throw XenopsException.Internal($"the storage offers \"{uri}\", which is no NBD URI");
         return await NbdClient.ConnectAsync(address, new NbdClientOptions(), cancellationToken);

@@ -121,9 +121,9 @@ public sealed class LifecycleTests : IAsyncDisposable
     [Fact]
     public async Task A_panic_is_told_and_only_a_hard_shutdown_ends_it()
     {
-        host.Domains.Add(NewVm(workingSet: 32));
+        host.Domains.Add(NewVm());
         await host.Domains.StartAsync(Dbg, Id, None);
-        await UntilAsync(() => host.GuestOf(Id).WritesAcknowledged > 100, "the guest writes");
+        await UntilAsync(() => host.GuestOf(Id).WritesAcknowledged > 300, "the guest writes");
         await host.Domains.PauseAsync(Id, None);
         disks.Find("disk").Bytes.AsSpan().Clear();
         await host.Domains.UnpauseAsync(Id, None);
