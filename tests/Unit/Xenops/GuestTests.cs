@@ -42,7 +42,8 @@ public sealed class GuestTests : IAsyncDisposable
         await WriteAsync(before, 300);
         Assert.True(await before.TryPauseAsync(Patience));
         GuestMemory copy = CopyOf(before.Memory);
-        IGuest after = Keep(new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
+        IGuest after = Keep(
+            new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
         Assert.Equal(before.Statistics, after.Statistics);
         await WriteAsync(after, before.Statistics.WritesAcknowledged + 300);
         await after.ShutDownAsync(CancellationToken.None);
@@ -78,7 +79,8 @@ public sealed class GuestTests : IAsyncDisposable
         await using NbdExport export = new("disk", disk);
         await using NbdListener listener = NbdListener.ListenUnix(
             folder.File("nbd"), new NbdServerOptions { Find = name => name == "disk" ? export : null }, maxConnections: 2);
-        await using (IBlockDevice device = await Daemon.OpenDiskAsync($"nbd:unix:{folder.File("nbd")}:exportname=disk", CancellationToken.None))
+        await using (IBlockDevice device =
+            await Daemon.OpenDiskAsync($"nbd:unix:{folder.File("nbd")}:exportname=disk", CancellationToken.None))
         {
             IGuest guest = Keep(new SimulatorBackend(folder.File("a"), TimeProvider.System).Boot(NewVm(), DisksOf(device)));
             await WriteAsync(guest, 200);

@@ -130,7 +130,8 @@ public sealed class LifecycleTests : IAsyncDisposable
         await UntilAsync(() => host.StateOf(Id) == "Crashed", "the guest panics");
         JsonObject stat = host.Domains.Stat(Id);
         Assert.Contains("acknowledged", stat["guest"]!["panic_reason"]!.ToString());
-        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() => host.Domains.ShutdownAsync(Dbg, Id, true, None))).Tag);
+        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() =>
+            host.Domains.ShutdownAsync(Dbg, Id, true, None))).Tag);
         await host.Domains.ShutdownAsync(Dbg, Id, clean: false, None);
         AssertNothingIsHeld();
     }

@@ -1,5 +1,5 @@
-// Two hosts in one process: real Domains, real TLS on loopback, real files; only storage is a fake, whose disks both hosts can reach, as a mirrored disk
-// is once storage has moved.
+// Two hosts in one process: real Domains, real TLS on loopback, real files; only storage is a fake, whose disks both hosts can reach,
+// as a mirrored disk is once storage has moved.
 using System.Collections.Concurrent;
 using System.Net;
 using System.Security.Cryptography.X509Certificates;
@@ -24,7 +24,8 @@ internal sealed class FakeDatapaths(SharedDisks disks) : IDatapaths
 
     public IReadOnlyDictionary<string, string> States => states;
 
-    public Task<Backend> AttachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
+    public Task<Backend> AttachAsync(
+        string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
     {
         Note("attach", datapath);
         disks.Find(vdi.Value);
@@ -112,7 +113,8 @@ internal sealed class SharedDisks
         public ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken) =>
             Device.ReadAsync(offsetBytes, destination, cancellationToken);
 
-        public async ValueTask WriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
+        public async ValueTask WriteAsync(
+            long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
         {
             if (disks.FailWrites)
                 throw new BlockIoException(Errno.EIO, "made to fail");
@@ -129,7 +131,8 @@ internal sealed class SharedDisks
 
         public ValueTask FlushAsync(CancellationToken cancellationToken) => Device.FlushAsync(cancellationToken);
 
-        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
+        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(
+            long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
             Device.ExtentsAsync(offsetBytes, lengthBytes, cancellationToken);
 
         public ValueTask DisposeAsync()
@@ -155,7 +158,8 @@ internal sealed class Host : IAsyncDisposable
         Datapaths = new FakeDatapaths(disks);
         Storage = new DiskSource(Datapaths, disks.OpenAsync, state.File("datapaths"));
         SimulatorBackend simulator = new(state.File("oracle"), TimeProvider.System);
-        Domains = new Domains(new Dictionary<string, IDomainBackend> { ["simulator"] = simulator }, Storage, TimeProvider.System, static _ => { });
+        Domains = new Domains(
+            new Dictionary<string, IDomainBackend> { ["simulator"] = simulator }, Storage, TimeProvider.System, static _ => { });
         Source = new MigrationSource(Domains);
         Destination = new MigrationDestination(Domains, IPAddress.Loopback, certificate);
         Server = new XenopsServer(Domains, Source, Destination);
