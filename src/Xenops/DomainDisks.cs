@@ -1,6 +1,6 @@
-// A domain's disks: attached, activated and opened through the storage access layer, and given back. Before a datapath is made its name is noted as a
-// file in STATE/datapaths, and the note is removed after the datapath: what a killed xenopsd left is destroyed by the next one, before anything else
-// uses the name.
+// A domain's disks: attached, activated and opened through the storage access layer, and given back. Before a datapath is made its name
+// is noted as a file in STATE/datapaths, and the note is removed after the datapath: what a killed xenopsd left is destroyed by the
+// next one, before anything else uses the name.
 using Platform;
 using StorageAccess;
 
@@ -103,7 +103,8 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         Backend backend = await source.Datapaths.AttachAsync(dbg, datapath, sr, vdi, vm.Id, vbd.Access, cancellationToken);
         undo.Add(($"deactivate {datapath}", (d, token) => source.Datapaths.DeactivateAsync(d, datapath, sr, vdi, vm.Id, token)));
         await source.Datapaths.ActivateAsync(dbg, datapath, sr, vdi, vm.Id, cancellationToken);
-        string uri = backend.Nbd?.Uri ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
+        string uri = backend.Nbd?.Uri
+            ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
         IBlockDevice device = await source.Open(uri, cancellationToken);
         devices[vbd.Device] = device;
         undo.Add(($"close {vbd.Device}", async (_, token) => await device.DisposeAsync().AsTask().WaitAsync(token)));
@@ -116,7 +117,10 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
             await device.DisposeAsync().AsTask().WaitAsync(ReleaseDeadline);
     }
 
-    /// <summary>Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by the next call.</summary>
+    /// <summary>
+    /// Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by
+    /// the next call.
+    /// </summary>
     /// <returns>The failures.</returns>
     public async Task<IReadOnlyList<string>> ReleaseAsync(string dbg)
     {

@@ -1,5 +1,5 @@
-// The VMs of this host and their life without migration. Every verb takes its VM's turn, so one VM never does two things; a verb that fails leaves
-// the VM in the state that its error and VM.stat tell.
+// The VMs of this host and their life without migration. Every verb takes its VM's turn, so one VM never does two things; a verb that
+// fails leaves the VM in the state that its error and VM.stat tell.
 using System.Collections.Concurrent;
 using System.Text.Json.Nodes;
 
@@ -184,6 +184,7 @@ public sealed class Domains(
     private static void ThrowIfLeft(Domain domain, IReadOnlyList<string> failures)
     {
         if (failures.Count > 0)
-            throw XenopsException.Internal($"VM {domain.Vm.Id} is halted, but its disks are not all given back: {string.Join("; ", failures)}");
+            throw XenopsException.Internal(
+                $"VM {domain.Vm.Id} is halted, but its disks are not all given back: {string.Join("; ", failures)}");
     }
 }

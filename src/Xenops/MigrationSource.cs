@@ -1,11 +1,13 @@
-// The verbs that a saga uses on the side that a VM leaves. Order: precopy, stop, transfer, freeze, then VM.remove; resume takes it back from anywhere.
-// The one rule of this file: a frozen guest runs again only when the caller says that it may (he holds the ownership record), by reattach.
+// The verbs that a saga uses on the side that a VM leaves. Order: precopy, stop, transfer, freeze, then VM.remove; resume takes it back
+// from anywhere. The one rule of this file: a frozen guest runs again only when the caller says that it may (he holds the ownership
+// record), by reattach.
 namespace Xenops;
 
 public sealed class MigrationSource(Domains domains)
 {
     /// <summary>Sends memory while the guest runs, and goes on keeping the rest small after it has returned.</summary>
-    public async Task<PrecopyStats> PrecopyAsync(string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken)
+    public async Task<PrecopyStats> PrecopyAsync(
+        string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken)
     {
         Domain domain = domains.Find(id);
         OutgoingMigration migration = await domain.InTurnAsync("MIGRATE.precopy", () =>
@@ -91,7 +93,10 @@ public sealed class MigrationSource(Domains domains)
         }, cancellationToken);
     }
 
-    /// <summary>Closes the stream. A running guest has no migration afterwards; a stopped one waits for resume. Nothing to do when there is none.</summary>
+    /// <summary>
+    /// Closes the stream. A running guest has no migration afterwards; a stopped one waits for resume. Nothing to do when there is
+    /// none.
+    /// </summary>
     public Task AbortStreamAsync(string id, CancellationToken cancellationToken)
     {
         Domain domain = domains.Find(id);
@@ -119,7 +124,8 @@ public sealed class MigrationSource(Domains domains)
     {
         IReadOnlyList<string> failures = await (domain.Disks?.ReleaseAsync(dbg) ?? Task.FromResult<IReadOnlyList<string>>([]));
         if (failures.Count > 0)
-            throw XenopsException.Internal($"VM {domain.Vm.Id} is frozen, but its disks are not all given back: {string.Join("; ", failures)}");
+            throw XenopsException.Internal(
+                $"VM {domain.Vm.Id} is frozen, but its disks are not all given back: {string.Join("; ", failures)}");
         domain.Disks = null;
     }
 

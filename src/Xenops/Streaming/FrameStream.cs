@@ -1,5 +1,5 @@
-// The memory stream's framing (docs/formats/memory-stream.md), the same in both directions. A frame is u32 payload length, u32 CRC32C over everything
-// else, u64 number counted from 0 per direction, u8 type, payload; big-endian. Every wait on the peer has a deadline.
+// The memory stream's framing (docs/formats/memory-stream.md), the same in both directions. A frame is u32 payload length, u32 CRC32C
+// over everything else, u64 number counted from 0 per direction, u8 type, payload; big-endian. Every wait on the peer has a deadline.
 using System.Buffers.Binary;
 using Platform;
 
@@ -104,7 +104,8 @@ internal sealed class FrameStream(Stream stream, TimeProvider time, TimeSpan sil
     private async Task FillAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
         int read = await WithinLimitAsync(
-            "send", async token => await stream.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, token), cancellationToken);
+            "send", async token =>
+                await stream.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, token), cancellationToken);
         if (read < buffer.Length)
             throw new MemoryStreamException($"the stream ends inside frame {framesRead}, before its end record");
     }

@@ -114,7 +114,8 @@ public sealed class MigrationTests : IAsyncDisposable
     {
         await StartAtAAsync();
         ReceiveEndpoint endpoint = await b.Destination.ReceiveAsync(Dbg, Migration, NewVm(), None);
-        Task<PrecopyStats> precopy = a.Source.PrecopyAsync(Id, TargetOf(endpoint, Migration), TimeSpan.Zero, None); // Never small enough: 30 rounds.
+        // Never small enough: 30 rounds.
+        Task<PrecopyStats> precopy = a.Source.PrecopyAsync(Id, TargetOf(endpoint, Migration), TimeSpan.Zero, None);
         await UntilAsync(() => precopy.IsCompleted || a.Source.Progress(Id).Rounds > 0, "a round is sent");
         await a.Source.AbortStreamAsync(Id, None);
         if (!precopy.IsCompletedSuccessfully)
@@ -161,7 +162,8 @@ public sealed class MigrationTests : IAsyncDisposable
         await a.Source.FreezeAsync(Dbg, Id, None);
         string at = await b.Destination.RunAsync(Migration, None);
         Assert.Equal(at, await b.Destination.RunAsync(Migration, None));
-        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() => b.Destination.DiscardAsync(Dbg, Migration, None))).Tag);
+        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() =>
+            b.Destination.DiscardAsync(Dbg, Migration, None))).Tag);
         Assert.Equal("Running", b.StateOf(Id));
     }
 
