@@ -55,7 +55,7 @@ public sealed class DiskTap
         }
         catch
         {
-            File.Delete(link);
+            RemoveLink(link);
             await EndAsync(processId, minor);
             throw;
         }
@@ -78,10 +78,7 @@ public sealed class DiskTap
             await control.FreeMinorAsync(target.Minor, cancellationToken);
         }
 
-        File.Delete(link);
-        string folder = Path.GetDirectoryName(link)!;
-        if (Directory.Exists(folder) && !Directory.EnumerateFileSystemEntries(folder).Any())
-            Directory.Delete(folder);
+        RemoveLink(link);
     }
 
     /// <summary>Runs a change of the image's files with the disk's I/O held, if it is open anywhere; the guest waits and sees nothing.</summary>
@@ -126,6 +123,22 @@ public sealed class DiskTap
         }
 
         Posix.TryKill(processId, 15);
+    }
+
+    private static void RemoveLink(string link)
+    {
+        string folder = Path.GetDirectoryName(link)!;
+        if (!Directory.Exists(folder))
+            return;
+        File.Delete(link);
+        try
+        {
+            Directory.Delete(folder);
+        }
+        catch (IOException)
+        {
+            // Another disk of the SR is in it.
+        }
     }
 
     private string LinkOf(string sr, string vdi) => Path.Combine(control.ControlDirectory, "nbd", sr, vdi);

@@ -74,7 +74,7 @@ public sealed class SmapiV3BackendTests : IDisposable
                 Assert.All(sent, r => Assert.Contains(recorded, g => JsonNode.DeepEquals(r, g["stdin"])));
         }
 
-        Assert.Equal(12, Sent().Select(static s => s.Script).Distinct().Count() - 1);
+        Assert.Equal(13, Sent().Select(static s => s.Script).Distinct().Count() - 1);
     }
 
     [Theory]
