@@ -3,7 +3,9 @@ using System.Net.Sockets;
 
 namespace Support;
 
-/// <summary>Two ends of one connection, over real sockets: what one writes, the other reads, with the kernel's own buffering and closing.</summary>
+/// <summary>
+/// Two ends of one connection, over real sockets: what one writes, the other reads, with the kernel's own buffering and closing.
+/// </summary>
 public sealed class SocketPair : IDisposable
 {
     private SocketPair(Socket left, Socket right)

@@ -6,8 +6,8 @@ using Support;
 namespace Conformance.PluginsTests;
 
 /// <summary>
-/// The toolstack that a SMAPIv1 driver calls back: XML-RPC on a unix socket over a database of VDI records. What it does not know is an error, so that a
-/// driver cannot rely on more than the field has.
+/// The toolstack that a SMAPIv1 driver calls back: XML-RPC on a unix socket over a database of VDI records. What it does not know is an
+/// error, so that a driver cannot rely on more than the field has.
 /// </summary>
 internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
 {
@@ -46,7 +46,8 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
     public SmVdi? FindVdi(SrId id, VdiId location)
     {
         lock (records)
-            return records.TryGetValue("OpaqueRef:" + location, out VdiInfo? info) ? new SmVdi("OpaqueRef:" + location, "persist", false, info) : null;
+            return records.TryGetValue("OpaqueRef:" + location, out VdiInfo? info)
+                ? new SmVdi("OpaqueRef:" + location, "persist", false, info) : null;
     }
 
     public void RecordCopy(SrId id, VdiId copy, VdiInfo source, bool isSnapshot)
@@ -63,7 +64,8 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
             if (call.Parameters[0].AsString() != sr.SessionRef)
                 throw new InvalidOperationException("SESSION_INVALID");
             lock (records)
-                return XmlRpc.WriteResponse(RpcValue.Struct(("Status", "Success"), ("Value", Run(call.Method, call.Parameters.Skip(1).ToList()))));
+                return XmlRpc.WriteResponse(RpcValue.Struct(("Status", "Success"),
+                    ("Value", Run(call.Method, call.Parameters.Skip(1).ToList()))));
         }
         catch (Exception e) when (e is InvalidOperationException or KeyNotFoundException or ArgumentOutOfRangeException or RpcFormatException)
         {

@@ -1,5 +1,5 @@
-// The drivers that we ship, run as an integrator's would be: their executables, under the storage access layer and the adapter, with a real tapdisk, judged
-// by qemu-io and qemu-img. One life of an SR for both APIs.
+// The drivers that we ship, run as an integrator's would be: their executables, under the storage access layer and the adapter, with a real
+// tapdisk, judged by qemu-io and qemu-img. One life of an SR for both APIs.
 using Platform;
 using SmapiV1Adapter;
 using SmapiV3Bridge;
@@ -148,7 +148,8 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         Assert.Contains(scan.Vdis, v => v.Vdi == third.Vdi);
         Assert.DoesNotContain(scan.Vdis, v => v.Vdi.Value == baseKey);
         Assert.Equal(3, Directory.GetFiles(SrFolder, "*.vhd").Length);
-        Assert.DoesNotContain(Directory.GetFiles(SrFolder), static f => f.EndsWith(".new", StringComparison.Ordinal) || f.Contains(".fork-"));
+        Assert.DoesNotContain(Directory.GetFiles(SrFolder), static f =>
+            f.EndsWith(".new", StringComparison.Ordinal) || f.Contains(".fork-"));
     }
 
     private async Task StartAsync(string type)
@@ -156,7 +157,8 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         Skip.IfNot(Tool.Exists("qemu-io"), Tool.Missing("qemu-io"));
         state = StorageState.Open(folder.File("storage.db"));
         IStorageBackend backend = type == "filevhd" ? await V1Async() : await V3Async();
-        layer = new StorageLayer(state, new Dictionary<string, IStorageBackend> { [type] = backend }, TimeProvider.System, TimeSpan.FromSeconds(30));
+        layer = new StorageLayer(state, new Dictionary<string, IStorageBackend> { [type] = backend }, TimeProvider.System,
+            TimeSpan.FromSeconds(30));
         Dictionary<string, string> config = type == "filevhd"
             ? new() { ["location"] = SrFolder }
             : new() { ["path"] = SrFolder, ["size"] = $"{QuotaBytes}" };
@@ -180,11 +182,13 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         string program = Built("vhdfile");
         string[] volume =
         [
-            "Plugin.Query", "SR.create", "SR.attach", "SR.detach", "SR.destroy", "SR.stat", "SR.ls", "Volume.create", "Volume.snapshot", "Volume.clone",
+            "Plugin.Query", "SR.create", "SR.attach", "SR.detach", "SR.destroy", "SR.stat", "SR.ls", "Volume.create", "Volume.snapshot",
+            "Volume.clone",
             "Volume.destroy", "Volume.stat", "Volume.set",
         ];
         string[] datapath =
-            ["Plugin.Query", "Datapath.attach", "Datapath.activate", "Datapath.activate_readonly", "Datapath.deactivate", "Datapath.detach"];
+            ["Plugin.Query", "Datapath.attach", "Datapath.activate", "Datapath.activate_readonly", "Datapath.deactivate",
+                "Datapath.detach"];
         foreach (string script in volume)
             Link($"scripts/volume/org.xen.xapi.storage.vhdfile/{script}", program);
         foreach (string script in datapath)
