@@ -1,5 +1,5 @@
-// The client's side of the fixed newstyle handshake: TLS when wanted, then whatever the server has of structured replies and base:allocation,
-// then GO, or EXPORT_NAME at a server that does not know GO.
+// The client's side of the fixed newstyle handshake: TLS when wanted, then whatever the server has of structured replies and
+// base:allocation, then GO, or EXPORT_NAME at a server that does not know GO.
 using System.Buffers.Binary;
 using System.Text;
 using Platform;
@@ -52,7 +52,8 @@ internal sealed class ClientHandshake : IAsyncDisposable
     {
         byte[] name = Encoding.UTF8.GetBytes(exportName);
         if (name.Length > Protocol.StringLimitBytes)
-            throw new BlockIoException(Errno.EINVAL, $"an export name has at most {Protocol.StringLimitBytes} bytes, this one has {name.Length}");
+            throw new BlockIoException(
+                Errno.EINVAL, $"an export name has at most {Protocol.StringLimitBytes} bytes, this one has {name.Length}");
         await GreetAsync(cancellationToken);
         if (tls is not null)
             await StartTlsAsync(tls, cancellationToken);
@@ -148,8 +149,10 @@ internal sealed class ClientHandshake : IAsyncDisposable
     private static bool Refused(Option option, OptionReply type, string message) => type switch
     {
         OptionReply.TlsRequired => throw new BlockIoException(Errno.EACCES, "the server requires TLS " + message),
-        OptionReply.Unknown when option == Option.Go => throw new BlockIoException(Errno.ENOENT, "the server has no such export " + message),
-        OptionReply.Policy when option == Option.Go => throw new BlockIoException(Errno.EACCES, "the server refuses this client " + message),
+        OptionReply.Unknown when option == Option.Go =>
+            throw new BlockIoException(Errno.ENOENT, "the server has no such export " + message),
+        OptionReply.Policy when option == Option.Go =>
+            throw new BlockIoException(Errno.EACCES, "the server refuses this client " + message),
         OptionReply.Unsupported => false,
         _ when option == Option.Go => throw new NbdProtocolException($"the server refused the export (0x{(uint)type:x}) {message}"),
         _ => false,
@@ -168,14 +171,16 @@ internal sealed class ClientHandshake : IAsyncDisposable
                 flags = (TransmissionFlags)BinaryPrimitives.ReadUInt16BigEndian(reply.AsSpan(10));
                 break;
             case InfoType.BlockSize when reply.Length == 14:
-                TakeBlockSizes(BinaryPrimitives.ReadUInt32BigEndian(reply.AsSpan(2)), BinaryPrimitives.ReadUInt32BigEndian(reply.AsSpan(10)));
+                TakeBlockSizes(BinaryPrimitives.ReadUInt32BigEndian(reply.AsSpan(2)),
+                    BinaryPrimitives.ReadUInt32BigEndian(reply.AsSpan(10)));
                 break;
         }
     }
 
     private void TakeBlockSizes(uint minimum, uint maximum)
     {
-        if (minimum == 0 || !uint.IsPow2(minimum) || minimum > 64 * 1024 || maximum < minimum || (maximum != uint.MaxValue && maximum % minimum != 0))
+        if (minimum == 0 || !uint.IsPow2(minimum) || minimum > 64 * 1024 || maximum < minimum
+            || (maximum != uint.MaxValue && maximum % minimum != 0))
             throw new NbdProtocolException($"the server's block sizes make no sense: minimum {minimum}, maximum {maximum}");
         minimumBlockBytes = (int)minimum;
         maximumBlockBytes = (int)Math.Min(maximum, Protocol.PayloadLimitBytes);

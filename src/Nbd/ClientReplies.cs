@@ -1,4 +1,5 @@
-// The receiving half of the client: simple replies and structured chunks, each checked against the request it answers before a byte is believed.
+// The receiving half of the client: simple replies and structured chunks, each checked against the request it answers before a byte is
+// believed.
 using System.Buffers.Binary;
 using Platform;
 
@@ -58,7 +59,8 @@ internal sealed class ClientReplies(
             case ChunkType.OffsetHole when request.Command == Command.Read && length == 12:
                 await TakeHoleAsync(request, cancellationToken);
                 break;
-            case ChunkType.BlockStatus when request.Command == Command.BlockStatus && length is > 4 and <= ExtentsLimitBytes && length % 8 == 4:
+            case ChunkType.BlockStatus when request.Command == Command.BlockStatus && length is > 4 and <= ExtentsLimitBytes
+                && length % 8 == 4:
                 await TakeExtentsAsync(request, (int)length, cancellationToken);
                 break;
             case var _ when (type & ChunkType.ErrorBit) != 0 && length is >= 6 and <= ErrorLimitBytes:
@@ -159,7 +161,8 @@ internal sealed class ClientReplies(
     {
         remove(request);
         request.Settle(error is { } errno
-            ? new BlockIoException(errno, $"the NBD server answered {errno} to {request.Command} at {request.OffsetBytes}+{request.LengthBytes}")
+            ? new BlockIoException(
+                errno, $"the NBD server answered {errno} to {request.Command} at {request.OffsetBytes}+{request.LengthBytes}")
             : null);
     }
 

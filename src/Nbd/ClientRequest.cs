@@ -1,5 +1,6 @@
-// One call on its way through the client. It completes for its caller when its outcome is known AND nobody touches the caller's memory any more:
-// the writer may still be sending from it, the reader may be receiving into it. A cancelled request stays on the books until its reply has come.
+// One call on its way through the client. It completes for its caller when its outcome is known AND nobody touches the caller's memory any
+// more: the writer may still be sending from it, the reader may be receiving into it. A cancelled request stays on the books until its
+// reply has come.
 using System.Buffers.Binary;
 using System.Threading.Tasks.Sources;
 using Platform;

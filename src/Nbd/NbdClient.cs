@@ -14,7 +14,9 @@ public sealed record NbdClientOptions
     /// <summary>Connect and handshake together.</summary>
     public TimeSpan ConnectTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
-    /// <summary>A request that is not answered in time ends the connection: everything in flight fails with ETIMEDOUT. Infinite: wait for ever.</summary>
+    /// <summary>
+    /// A request that is not answered in time ends the connection: everything in flight fails with ETIMEDOUT. Infinite: wait for ever.
+    /// </summary>
     public TimeSpan RequestTimeout { get; init; } = Timeout.InfiniteTimeSpan;
 
     public int MaxRequestsInFlight { get; init; } = 64;
@@ -24,8 +26,8 @@ public sealed record NbdClientOptions
 
 /// <summary>
 /// An export of an NBD server. When the connection is lost, running and later calls fail with <see cref="Errno.ESHUTDOWN"/>; there is no
-/// reconnect, because only the caller knows whether it is still the same disk. A cancelled call returns once its buffer is out of use; what it
-/// asked for may still happen on the server.
+/// reconnect, because only the caller knows whether it is still the same disk. A cancelled call returns once its buffer is out of use; what
+/// it asked for may still happen on the server.
 /// </summary>
 public sealed class NbdClient : IBlockDevice
 {
@@ -50,7 +52,9 @@ public sealed class NbdClient : IBlockDevice
 
     public bool IsReadOnly => export.Flags.HasFlag(TransmissionFlags.ReadOnly);
 
-    /// <summary>False when the server offers no FLUSH (the original tapdisk): then a flush, and FUA, complete at once and promise nothing.</summary>
+    /// <summary>
+    /// False when the server offers no FLUSH (the original tapdisk): then a flush, and FUA, complete at once and promise nothing.
+    /// </summary>
     public bool CanFlush => export.Flags.HasFlag(TransmissionFlags.SendFlush);
 
     /// <summary>False when the server tells nothing about allocation: then everything is Data.</summary>
@@ -68,12 +72,15 @@ public sealed class NbdClient : IBlockDevice
     /// <summary>How long the server has owed an answer without giving any sign; zero when nothing is in flight.</summary>
     public TimeSpan StalledFor => connection.StalledFor;
 
-    /// <exception cref="BlockIoException">ENOENT: no such export. EACCES: the server wants TLS, or refuses us. ETIMEDOUT. ESHUTDOWN: not reachable.</exception>
-    /// <exception cref="NbdProtocolException">The peer does not speak fixed newstyle NBD, or its certificate is not the pinned one.</exception>
+    /// <exception cref="BlockIoException">ENOENT: no such export. EACCES: the server wants TLS, or refuses us. ETIMEDOUT. ESHUTDOWN: not
+    /// reachable.</exception>
+    /// <exception cref="NbdProtocolException">The peer does not speak fixed newstyle NBD, or its certificate is not the pinned
+    /// one.</exception>
     public static async Task<NbdClient> ConnectAsync(NbdUri uri, NbdClientOptions options, CancellationToken cancellationToken)
     {
         if (uri.IsTls && options.Tls is null)
-            throw new BlockIoException(Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
+            throw new BlockIoException(
+                Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
         return await WithinAsync(
             options,
             async limit =>
@@ -85,7 +92,8 @@ public sealed class NbdClient : IBlockDevice
     }
 
     /// <summary>The same over a connection that somebody else made (a passed file descriptor). The stream becomes the client's.</summary>
-    public static Task<NbdClient> ConnectAsync(Stream stream, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
+    public static Task<NbdClient> ConnectAsync(
+        Stream stream, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
         WithinAsync(options, limit => NegotiateAsync(stream, exportName, options, limit), cancellationToken);
 
     public async ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken)
@@ -153,7 +161,8 @@ public sealed class NbdClient : IBlockDevice
         BlockIoException.CheckRange(this, offsetBytes, lengthBytes, isWrite: false);
         if (lengthBytes == 0 || !HasExtents)
             return lengthBytes == 0 ? [] : [new BlockExtent(offsetBytes, lengthBytes, ExtentKind.Data)];
-        ClientRequest request = new(Command.BlockStatus, CommandFlags.None, offsetBytes, (uint)Math.Min(lengthBytes, Protocol.RangeLimitBytes));
+        ClientRequest request =
+            new(Command.BlockStatus, CommandFlags.None, offsetBytes, (uint)Math.Min(lengthBytes, Protocol.RangeLimitBytes));
         await connection.RunAsync(request, cancellationToken);
         return request.Extents;
     }
@@ -200,7 +209,8 @@ public sealed class NbdClient : IBlockDevice
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
-            throw new BlockIoException(Errno.ETIMEDOUT, $"the NBD server did not finish the handshake within {options.ConnectTimeout.TotalSeconds:0.#} s");
+            throw new BlockIoException(
+                Errno.ETIMEDOUT, $"the NBD server did not finish the handshake within {options.ConnectTimeout.TotalSeconds:0.#} s");
         }
     }
 
@@ -212,7 +222,8 @@ public sealed class NbdClient : IBlockDevice
         {
             if (uri.SocketPath is { } path)
             {
-                UnixDomainSocketEndPoint endPoint = new(path);
+                // A socket's address holds 108 bytes; a stable name (a link with two uuids in it) may be longer than what it points to.
+                UnixDomainSocketEndPoint endPoint = new(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
                 socket = NbdSocket.Create(endPoint);
                 await socket.ConnectAsync(endPoint, cancellationToken);
             }
@@ -224,7 +235,7 @@ public sealed class NbdClient : IBlockDevice
 
             return socket;
         }
-        catch (Exception e) when (e is SocketException or ArgumentException)
+        catch (Exception e) when (e is SocketException or ArgumentException or IOException)
         {
             socket?.Dispose();
             throw new BlockIoException(Errno.ESHUTDOWN, $"no NBD server at {where}: {e.Message}", e);

@@ -5,7 +5,9 @@ using Platform;
 
 namespace Nbd;
 
-/// <summary>Accepts clients and serves each with <see cref="NbdServer"/>. Disposing stops gracefully and removes a unix socket's file.</summary>
+/// <summary>
+/// Accepts clients and serves each with <see cref="NbdServer"/>. Disposing stops gracefully and removes a unix socket's file.
+/// </summary>
 public sealed class NbdListener : IAsyncDisposable
 {
     private const int Backlog = 1024; // A unix socket refuses a burst above this, instead of letting it wait.
@@ -79,9 +81,7 @@ public sealed class NbdListener : IAsyncDisposable
         {
             socket.Bind(endPoint);
             if (endPoint is UnixDomainSocketEndPoint)
-#pragma warning disable CA1416 // Linux only.
                 File.SetUnixFileMode(endPoint.ToString()!, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-#pragma warning restore CA1416
             socket.Listen(Backlog);
             return new NbdListener(socket, options, maxConnections, onSessionEnd ?? (static _ => { }));
         }

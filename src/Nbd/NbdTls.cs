@@ -7,7 +7,10 @@ using System.Security.Cryptography.X509Certificates;
 
 namespace Nbd;
 
-/// <summary>One end's half of TLS 1.2 or later. With it given, that end insists: a server refuses everything before STARTTLS, a client never falls back.</summary>
+/// <summary>
+/// One end's half of TLS 1.2 or later. With it given, that end insists: a server refuses everything before STARTTLS, a client never falls
+/// back.
+/// </summary>
 public sealed class NbdTls
 {
     private const SslProtocols Accepted = SslProtocols.Tls12 | SslProtocols.Tls13;
@@ -37,7 +40,8 @@ public sealed class NbdTls
     }
 
     /// <summary>What a client has to be given, in lower-case hex.</summary>
-    public static string FingerprintOf(X509Certificate2 certificate) => Convert.ToHexStringLower(SHA256.HashData(certificate.RawDataMemory.Span));
+    public static string FingerprintOf(X509Certificate2 certificate) =>
+        Convert.ToHexStringLower(SHA256.HashData(certificate.RawDataMemory.Span));
 
     internal async Task<Stream> AuthenticateAsServerAsync(Stream plain, CancellationToken cancellationToken)
     {

@@ -6,7 +6,9 @@ using System.Globalization;
 
 namespace Nbd;
 
-/// <summary>Where an export is. An export name may be a capability, so <see cref="ToString"/> belongs onto a wire, not into a log.</summary>
+/// <summary>
+/// Where an export is. An export name may be a capability, so <see cref="ToString"/> belongs onto a wire, not into a log.
+/// </summary>
 public sealed record NbdUri
 {
     public const int DefaultPort = 10809;
@@ -40,7 +42,8 @@ public sealed record NbdUri
     public bool IsColonForm { get; }
 
     /// <summary>The form that xapi and tapdisk pass around.</summary>
-    public static NbdUri Unix(string socketPath, string exportName) => new(socketPath, null, 0, exportName, isTls: false, isColonForm: true);
+    public static NbdUri Unix(string socketPath, string exportName) =>
+        new(socketPath, null, 0, exportName, isTls: false, isColonForm: true);
 
     public static NbdUri Tcp(string host, int port, string exportName, bool isTls) =>
         new(null, host, port, exportName, isTls, isColonForm: false);
@@ -73,7 +76,8 @@ public sealed record NbdUri
         if (SocketPath is not null)
             return $"{scheme}+unix:///{name}?socket={Uri.EscapeDataString(SocketPath).Replace("%2F", "/", StringComparison.Ordinal)}";
         string host = Host!.Contains(':', StringComparison.Ordinal) ? $"[{Host}]" : Host;
-        return Port == DefaultPort ? $"{scheme}://{host}/{name}" : string.Create(CultureInfo.InvariantCulture, $"{scheme}://{host}:{Port}/{name}");
+        return Port == DefaultPort ? $"{scheme}://{host}/{name}"
+            : string.Create(CultureInfo.InvariantCulture, $"{scheme}://{host}:{Port}/{name}");
     }
 
     private static NbdUri? ParseColonForm(string rest)
@@ -92,7 +96,8 @@ public sealed record NbdUri
         string? socket = rest[(query + 1)..].Split('&').FirstOrDefault(static part => part.StartsWith(key, StringComparison.Ordinal));
         return socket is null || socket.Length == key.Length
             ? null
-            : new NbdUri(Uri.UnescapeDataString(socket[key.Length..]), null, 0, Uri.UnescapeDataString(rest[1..query]), isTls, isColonForm: false);
+            : new NbdUri(Uri.UnescapeDataString(socket[key.Length..]), null, 0, Uri.UnescapeDataString(rest[1..query]), isTls,
+                isColonForm: false);
     }
 
     private static NbdUri? ParseTcp(string rest, bool isTls)

@@ -1,4 +1,5 @@
-// The numbers of the NBD protocol, in one place (NetworkBlockDevice/nbd, doc/proto.md; docs/formats/nbd.md). Everything on the wire is big-endian.
+// The numbers of the NBD protocol, in one place (NetworkBlockDevice/nbd, doc/proto.md; docs/formats/nbd.md). Everything on the wire is
+// big-endian.
 using Platform;
 
 namespace Nbd;

@@ -141,7 +141,8 @@ internal sealed class ServerHandshake : IDisposable
     // EXPORT_NAME has no error reply: what it cannot have ends the connection.
     private async Task<NbdExport> EnterByNameAsync(byte[] data, CancellationToken cancellationToken)
     {
-        if (data.Length > Protocol.StringLimitBytes || !TryText(data, out string name) || options.Find(name) is not { } export || !export.TryEnter())
+        if (data.Length > Protocol.StringLimitBytes || !TryText(data, out string name) || options.Find(name) is not { } export
+            || !export.TryEnter())
             throw new NbdProtocolException("the client asked for an export that does not exist");
         HasAllocationContext = allocationExport == name;
         byte[] reply = new byte[Protocol.ExportNameReplyBytes

@@ -6,7 +6,8 @@ namespace Nbd;
 
 internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byte> header) : IThreadPoolWorkItem
 {
-    private const int PieceBytes = 1024 * 1024; // A longer structured read is answered in pieces of this, to bound memory and stay in cache.
+    // A longer structured read is answered in pieces of this, to bound memory and stay in cache.
+    private const int PieceBytes = 1024 * 1024;
     private const int ExtentLimitCount = 8192;
 
     private readonly CommandFlags flags = (CommandFlags)BinaryPrimitives.ReadUInt16BigEndian(header[4..]);
@@ -49,7 +50,9 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
         };
     }
 
-    /// <summary>Starts the request; it ends with <see cref="ServerTransmission.RequestEnded"/>, which the connection's end waits for.</summary>
+    /// <summary>
+    /// Starts the request; it ends with <see cref="ServerTransmission.RequestEnded"/>, which the connection's end waits for.
+    /// </summary>
     public void Execute() => _ = RunAsync();
 
     private async Task RunAsync()
@@ -186,7 +189,9 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
         _ => AllocationFlags.Hole | AllocationFlags.Zero,
     };
 
-    /// <summary>A message to the client. It holds the request's slot (the last one) and its payload's bytes until the socket has it.</summary>
+    /// <summary>
+    /// A message to the client. It holds the request's slot (the last one) and its payload's bytes until the socket has it.
+    /// </summary>
     private sealed class Reply : Outgoing
     {
         private readonly ServerTransmission session;

@@ -1,6 +1,7 @@
-// The server's side of the transmission phase. One loop reads requests; each runs on its own and answers when it is done, in any order. A lone
-// request runs on the loop itself, so that a device that answers at once costs no thread switch. Memory is bounded twice: a request keeps its
-// slot, and a payload its share of the byte budget, until its reply has been taken by the socket; a client that does not read is not read from.
+// The server's side of the transmission phase. One loop reads requests; each runs on its own and answers when it is done, in any order. A
+// lone request runs on the loop itself, so that a device that answers at once costs no thread switch. Memory is bounded twice: a request
+// keeps its slot, and a payload its share of the byte budget, until its reply has been taken by the socket; a client that does not read is
+// not read from.
 using System.Buffers.Binary;
 using Platform;
 
@@ -46,7 +47,8 @@ internal sealed class ServerTransmission : IDisposable
 
     public async Task<NbdSessionEnd> RunAsync(CancellationToken cancellationToken)
     {
-        using CancellationTokenSource stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, export.Closing, broken.Token);
+        using CancellationTokenSource stop =
+            CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, export.Closing, broken.Token);
         using CancellationTokenRegistration limit = stop.Token.Register(() => hardStop.CancelAfter(options.DrainTimeout));
         using CancellationTokenRegistration close = hardStop.Token.Register(handshake.Abort);
         NbdSessionEnd end;

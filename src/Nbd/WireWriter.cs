@@ -1,5 +1,5 @@
-// The sending half of a connection, for both ends. There is no writer task: whoever sends while nobody else does becomes the writer and takes
-// along what others queue meanwhile. So a lone request costs no thread switch, and a crowd of small ones shares one system call.
+// The sending half of a connection, for both ends. There is no writer task: whoever sends while nobody else does becomes the writer and
+// takes along what others queue meanwhile. So a lone request costs no thread switch, and a crowd of small ones shares one system call.
 using System.IO.Pipelines;
 using System.Runtime.CompilerServices;
 
@@ -21,7 +21,9 @@ internal abstract class Outgoing
 
     public ReadOnlyMemory<byte> Payload { get; set; }
 
-    /// <summary>The payload's memory is free again: sent, withdrawn, or the connection is gone. Called exactly once, on any thread.</summary>
+    /// <summary>
+    /// The payload's memory is free again: sent, withdrawn, or the connection is gone. Called exactly once, on any thread.
+    /// </summary>
     public abstract void Released();
 
     /// <summary>Takes the message back; false when its bytes are already on their way, and it must go out whole.</summary>
@@ -41,14 +43,17 @@ internal sealed class WireWriter(Stream stream, Action<Exception> onBroken)
     private const int CopyLimitBytes = 16 * 1024; // Up to here a copy is cheaper than a system call of its own.
     private const int BatchBytes = 64 * 1024;
 
-    private readonly PipeWriter pipe = PipeWriter.Create(stream, new StreamPipeWriterOptions(minimumBufferSize: BatchBytes, leaveOpen: true));
+    private readonly PipeWriter pipe =
+        PipeWriter.Create(stream, new StreamPipeWriterOptions(minimumBufferSize: BatchBytes, leaveOpen: true));
     private readonly Lock gate = new();
     private readonly Queue<Outgoing> queue = new();
     private int unflushedBytes;
     private bool isWriting;
     private bool isBroken;
 
-    /// <summary>Sends, or leaves it to the current writer. Never throws: a failure is told once to the owner, and releases every message.</summary>
+    /// <summary>
+    /// Sends, or leaves it to the current writer. Never throws: a failure is told once to the owner, and releases every message.
+    /// </summary>
     public Task SendAsync(Outgoing message)
     {
         lock (gate)

@@ -89,6 +89,15 @@ public sealed class StorageServer
                 dps[row.Datapath.Value] = Write(row.State);
             return Task.FromResult<JsonNode?>(new JsonObject { ["superstate"] = Write(superstate), ["dps"] = dps });
         },
+        // Ours: the table of DP.diagnostics for programs.
+        ["DP.list"] = (_, _) => Task.FromResult<JsonNode?>(new JsonArray([.. layer.Datapaths().Select(static row => (JsonNode)new JsonObject
+        {
+            ["dp"] = row.Datapath.Value,
+            ["sr"] = row.Sr.Value,
+            ["vdi"] = row.Vdi.Value,
+            ["vm"] = row.Vm,
+            ["state"] = row.State.ToString(),
+        })])),
         ["DP.diagnostics"] = (_, _) => Task.FromResult<JsonNode?>(Diagnostics(layer.Datapaths())),
     };
 

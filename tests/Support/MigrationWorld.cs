@@ -5,8 +5,8 @@ using Platform;
 namespace Support;
 
 /// <summary>
-/// Two pools in memory for the saga's tests: what exists on each side, who may run the VM, and a counter of every call and every journal
-/// record, at any of which a failure or a crash can be ordered. It knows nothing of the saga's states.
+/// Two pools in memory for the saga's tests: what exists on each side, who may run the VM, and a counter of every call and every journal record,
+/// at any of which a failure or a crash can be ordered. It knows nothing of the saga's states.
 /// </summary>
 public sealed class MigrationWorld :
     ISourceStorage, ISourceDomain, IPeer, IDestinationResources, IJournal<SourceRecord>, IJournal<DestinationRecord>

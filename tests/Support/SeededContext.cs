@@ -1,8 +1,8 @@
 namespace Support;
 
 /// <summary>
-/// One thread, one seed: continuations run one at a time in an order drawn from the seed, and when none is left, time moves. A test body
-/// run in it sees every interleaving that awaits allow, and sees the same one again for the same seed.
+/// One thread, one seed: continuations run one at a time in an order drawn from the seed, and when none is left, time moves. A test body run in it sees
+/// every interleaving that awaits allow, and sees the same one again for the same seed.
 /// </summary>
 public sealed class SeededContext(int seed) : SynchronizationContext
 {

@@ -39,9 +39,10 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
             : await DemoDisk.MakeAsync(originalDisk, scratch, cancellationToken);
         narrator.Tell($"the disk: {what}");
         Pool a = await Pool.StartAsync("A", "pool A's host", Path.Combine(options.Folder, "A"), options.Password, cancellationToken);
+        Pool? b = null;
         try
         {
-            Pool b = await Pool.StartAsync("B", HostName, Path.Combine(options.Folder, "B"), options.Password, cancellationToken);
+            b = await Pool.StartAsync("B", HostName, Path.Combine(options.Folder, "B"), options.Password, cancellationToken);
             narrator.Tell($"pool A (SMAPIv1 storage) at {a.Https}, pool B (SMAPIv3 storage) at {b.Https}: nothing shared");
             await AddStorageAsync(a, "filevhd", "pool A's storage", new() { ["location"] = a.StorageFolder }, cancellationToken);
             await AddStorageAsync(b, "vhdfile", StorageName, new() { ["path"] = b.StorageFolder }, cancellationToken);
@@ -50,6 +51,8 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         }
         catch
         {
+            if (b is not null)
+                await b.DisposeAsync();
             await a.DisposeAsync();
             throw;
         }

@@ -1,5 +1,5 @@
 // The types of the data model and what each accepts from a wire (research: xapi.md 1.1, 1.5). A value that went through Accept is canonical:
-// integers are RpcInt, null references are OpaqueRef:NULL, times are yyyyMMddTHH:mm:ssZ, sets have no duplicates, map keys are checked.
+// integers are RpcInt, null references are OpaqueRef:NULL, times are yyyyMMddTHH:mm:ssZ, map keys are checked.
 using System.Globalization;
 using System.Text;
 using StorageAccess.Wire;
@@ -210,8 +210,9 @@ public sealed record SetType(FieldType Element) : FieldType
 {
     public override RpcValue Empty => new RpcArray([]);
 
+    /// <summary>Order and repetition stay: task.error_info is called a set and is a list.</summary>
     public override RpcValue Accept(RpcValue value, string field) => value is RpcArray array
-        ? new RpcArray(array.Items.Select(item => Element.Accept(item, field)).Distinct().ToList())
+        ? new RpcArray(array.Items.Select(item => Element.Accept(item, field)).ToList())
         : throw WrongType(field);
 }
 

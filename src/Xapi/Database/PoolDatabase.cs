@@ -194,7 +194,11 @@ public sealed class PoolDatabase : IDisposable
 
     /// <summary>Nothing happens when the item is there already.</summary>
     public void AddToSet(string className, string reference, string field, RpcValue item) => Transaction(() =>
-        Set(className, reference, field, new RpcArray([.. Get(className, reference, field).AsArray(), item])));
+    {
+        IReadOnlyList<RpcValue> items = Get(className, reference, field).AsArray();
+        if (!items.Contains(item))
+            Set(className, reference, field, new RpcArray([.. items, item]));
+    });
 
     /// <summary>Nothing happens when the item is not there.</summary>
     public void RemoveFromSet(string className, string reference, string field, RpcValue item) => Transaction(() =>

@@ -29,8 +29,8 @@ internal sealed class FrameStream(Stream stream, TimeProvider time, TimeSpan sil
     public const int HeaderSizeBytes = 17;
     public const int PayloadLimitBytes = 512 * 1024;
 
-    private byte[] outgoing = new byte[HeaderSizeBytes + 64 * 1024];
-    private byte[] incoming = new byte[64 * 1024];
+    private byte[] outgoing = new byte[1024];
+    private byte[] incoming = new byte[1024];
     private ulong framesWritten;
     private ulong framesRead;
 

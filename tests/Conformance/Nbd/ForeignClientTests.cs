@@ -126,7 +126,8 @@ public sealed class ForeignClientTests : IDisposable
         Require("fio");
         await using NbdListener listener = Serve(new NbdExport("disk", new MemoryBlockDevice(SizeBytes)));
         await RunAsync(
-            "fio", "--name=verify", "--ioengine=nbd", $"--uri={Uri}", "--rw=randwrite", "--bsrange=4k-256k", "--blockalign=4k", "--iodepth=32",
+            "fio", "--name=verify", "--ioengine=nbd", $"--uri={Uri}", "--rw=randwrite", "--bsrange=4k-256k", "--blockalign=4k",
+            "--iodepth=32",
             "--size=32m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--randseed=9", $"--directory={folder.Path}");
     }
 

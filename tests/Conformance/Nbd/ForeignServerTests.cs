@@ -148,7 +148,8 @@ public sealed class ForeignServerTests : IDisposable
         new Random(6).NextBytes(content.AsSpan(3 << 20, 5 << 20));
         await File.WriteAllBytesAsync(expected, content);
         await using (NbdServerProcess server = await NbdServerProcess.StartAsync(
-            "qemu-nbd", Socket, "--format=qcow2", "--discard=unmap", "--export-name=disk", $"--socket={Socket}", image))
+            "qemu-nbd", Socket, "--format=qcow2", "--discard=unmap", "--export-name=disk", "--persistent", "--shared=4",
+            $"--socket={Socket}", image))
         {
             await using NbdClient client = await server.ConnectAsync("disk");
             await client.WriteAsync(3 << 20, content.AsMemory(3 << 20, 5 << 20), WriteFlags.None, CancellationToken.None);
@@ -169,6 +170,6 @@ public sealed class ForeignServerTests : IDisposable
     private Task<NbdServerProcess> NbdkitAsync(params string[] arguments)
     {
         Skip.IfNot(Tool.Exists("nbdkit"), Tool.Missing("nbdkit"));
-        return NbdServerProcess.StartAsync("nbdkit", Socket, ["--foreground", "--exit-with-parent", "-U", Socket, .. arguments]);
+        return NbdServerProcess.StartAsync("nbdkit", Socket, ["--foreground", "-U", Socket, .. arguments]);
     }
 }

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net.Sockets;
 using Nbd;
 using Support;
 
@@ -20,12 +21,18 @@ internal sealed class NbdServerProcess : IAsyncDisposable
     /// <summary>Starts the program (its arguments must make it listen on <paramref name="socketPath"/>) and waits until it does.</summary>
     public static async Task<NbdServerProcess> StartAsync(string program, string socketPath, params string[] arguments)
     {
-        ProcessStartInfo start = new(program) { UseShellExecute = false, RedirectStandardInput = true };
+        // nbdkit in the foreground ends when the THREAD that started it does (PR_SET_PDEATHSIG), and ours come from a pool: a shell stays
+        // between.
+        ProcessStartInfo start = new("/bin/sh") { UseShellExecute = false, RedirectStandardInput = true };
+        start.ArgumentList.Add("-c");
+        start.ArgumentList.Add("\"$@\"; exit $?");
+        start.ArgumentList.Add("sh");
+        start.ArgumentList.Add(program);
         foreach (string argument in arguments)
             start.ArgumentList.Add(argument);
         NbdServerProcess server = new(Process.Start(start)!, socketPath);
         DateTime deadline = DateTime.UtcNow.AddSeconds(20);
-        while (!File.Exists(socketPath))
+        while (!Answers(socketPath))
         {
             Assert.False(server.process.HasExited || DateTime.UtcNow > deadline, $"{program} did not start to listen");
             await Task.Delay(20);
@@ -36,6 +43,21 @@ internal sealed class NbdServerProcess : IAsyncDisposable
 
     public Task<NbdClient> ConnectAsync(string exportName = "", NbdClientOptions? options = null) =>
         NbdClient.ConnectAsync(NbdUri.Unix(SocketPath, exportName), options ?? new NbdClientOptions(), CancellationToken.None);
+
+    // The file is there before the server listens.
+    private static bool Answers(string socketPath)
+    {
+        using Socket probe = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            probe.Connect(new UnixDomainSocketEndPoint(socketPath));
+            return true;
+        }
+        catch (SocketException)
+        {
+            return false;
+        }
+    }
 
     public void Kill() => process.Kill(entireProcessTree: true);
 

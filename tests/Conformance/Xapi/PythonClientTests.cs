@@ -8,7 +8,6 @@ using Xapi;
 namespace Conformance.XapiTests;
 
 /// <summary>The daemon judged by Python's own XML-RPC client, on which the field's Python binding and its drivers stand.</summary>
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class PythonClientTests : IAsyncLifetime
 {
     private const string Client = """
@@ -105,7 +104,6 @@ public sealed class PythonClientTests : IAsyncLifetime
         """;
 
     private const string Farewell = """
-
         ok(server.session.logout(session))
         assert error(server.VM.get_all(session)) == ['SESSION_INVALID', session]
         print('done')
@@ -153,8 +151,8 @@ public sealed class PythonClientTests : IAsyncLifetime
             "http" => (daemon.Server.HttpUrl!, "p\u00E4ss<w>"),
             _ => (daemon.Server.UnixPath, ""),
         };
-        ChildResult result = await Tool.RunAsync("python3", "-c", Client + Calls + Tasks + Farewell, url, password);
-        Assert.Equal((0, "done\n"), (result.ExitCode, result.StandardOutput + result.StandardError));
+        ChildResult result = await Tool.RunAsync("python3", "-c", string.Join('\n', Client, Calls, Tasks, Farewell), url, password);
+        Assert.True(result.StandardOutput == "done\n", result.StandardError);
     }
 
     [SkippableFact]

@@ -1,12 +1,12 @@
 using System.Diagnostics;
 using System.Text.Json;
 using Platform;
+using StorageAccess.Wire;
 using Support;
 
 namespace Conformance.XapiTests;
 
 /// <summary>The executable as a service manager sees it: ready, signals, exit codes, a kill at any time.</summary>
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class ServeTests : IDisposable
 {
     private const int Term = 15;
@@ -32,14 +32,15 @@ public sealed class ServeTests : IDisposable
     public async Task A_killed_daemon_starts_again_with_all_that_it_acknowledged_and_ends_on_SIGTERM_with_0()
     {
         using Process first = await StartAsync();
-        using (HttpClient client = Client())
-            await client.PostAsync(new Uri(Url()), new StringContent("x"));
+        string pool = (await CallAsync("pool.get_all")).AsArray()[0].AsString();
+        await CallAsync("pool.set_name_description", pool, "acknowledged");
         string certificate = File.ReadAllText(folder.File("state/xapi-ssl.pem"));
         Assert.True(Posix.TryKill(first.Id, Kill));
         await first.WaitForExitAsync();
         Assert.True(File.Exists(folder.File("state/endpoints.json"))); // A kill leaves its file and its socket ...
         using Process second = await StartAsync(); // ... and they are in nobody's way.
         Assert.Equal(second.Id, Endpoints().GetProperty("pid").GetInt32());
+        Assert.Equal("acknowledged", (await CallAsync("pool.get_name_description", pool)).AsString());
         Assert.Equal(certificate, File.ReadAllText(folder.File("state/xapi-ssl.pem")));
         Assert.True(Posix.TryKill(second.Id, Term));
         await second.WaitForExitAsync().WaitAsync(TimeSpan.FromSeconds(10));
@@ -80,12 +81,23 @@ public sealed class ServeTests : IDisposable
         return process;
     }
 
-    private static HttpClient Client() => new(new HttpClientHandler
+    /// <summary>One call in a session of its own.</summary>
+    private async Task<RpcValue> CallAsync(string method, params RpcValue[] arguments)
     {
-        ServerCertificateCustomValidationCallback = static (_, _, _, _) => true,
-    });
+        using HttpClientHandler handler = new() { ServerCertificateCustomValidationCallback = static (_, _, _, _) => true };
+        using HttpClient client = new(handler);
+        RpcValue session = await PostAsync("session.login_with_password", ["root", "pw"]);
+        return await PostAsync(method, [session, .. arguments]);
 
-    private string Url() => Endpoints().GetProperty("https").GetString()!;
+        async Task<RpcValue> PostAsync(string name, RpcValue[] parameters)
+        {
+            using StringContent body = new(XmlRpc.WriteCall(name, parameters));
+            using HttpResponseMessage response = await client.PostAsync(new Uri(Endpoints().GetProperty("https").GetString()!), body);
+            RpcStruct answer = XmlRpc.ReadResponse(await response.Content.ReadAsStringAsync()).AsStruct();
+            Assert.Equal("Success", answer.Get("Status").AsString());
+            return answer.Get("Value");
+        }
+    }
 
     private JsonElement Endpoints() => JsonDocument.Parse(File.ReadAllText(folder.File("state/endpoints.json"))).RootElement.Clone();
 }

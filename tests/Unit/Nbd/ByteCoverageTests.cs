@@ -8,7 +8,8 @@ public class ByteCoverageTests
     public void Every_sequence_of_pieces_is_judged_as_a_bitmap_judges_it()
     {
         // All sequences of up to four pieces within five bytes.
-        (int Start, int Length)[] pieces = [.. from start in Enumerable.Range(0, 5) from length in Enumerable.Range(1, 5 - start) select (start, length)];
+        (int Start, int Length)[] pieces =
+            [.. from start in Enumerable.Range(0, 5) from length in Enumerable.Range(1, 5 - start) select (start, length)];
         int sequences = pieces.Length * pieces.Length * pieces.Length * pieces.Length;
         for (int code = 0; code < sequences; code++)
         {

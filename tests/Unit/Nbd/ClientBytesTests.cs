@@ -39,7 +39,8 @@ public class ClientBytesTests
         byte[] read = new byte[512];
         await RoundAsync(world, client => client.ReadAsync(1024, read, default), Request(0, 2, 1024, 512), SimpleReply(2) + Fill(8, 512));
         Assert.All(read, static value => Assert.Equal(8, value));
-        await RoundAsync(world, client => client.WriteZeroesAsync(0, 4096, WriteFlags.NoHole, default), Request(6, 3, 0, 4096, 2), SimpleReply(3));
+        await RoundAsync(world, client =>
+            client.WriteZeroesAsync(0, 4096, WriteFlags.NoHole, default), Request(6, 3, 0, 4096, 2), SimpleReply(3));
         await RoundAsync(world, client => client.TrimAsync(0, 4096, WriteFlags.None, default), Request(4, 4, 0, 4096), SimpleReply(4));
         await RoundAsync(world, client => client.FlushAsync(default), Request(3, 5, 0, 0), SimpleReply(5));
         await world.Client.DisposeAsync();
@@ -104,7 +105,8 @@ public class ClientBytesTests
         RawPeer server = new(pair.Right);
         await server.SendAsync(hex, hex.Length < 40 ? Fill(0, 8) : "");
         pair.RightSocket.Shutdown(System.Net.Sockets.SocketShutdown.Send);
-        await Assert.ThrowsAsync(expected, () => NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default).WaitAsync(Deadline));
+        await Assert.ThrowsAsync(expected, () =>
+            NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default).WaitAsync(Deadline));
     }
 
     [Fact]
@@ -124,7 +126,8 @@ public class ClientBytesTests
         await RoundAsync(world, client => client.ReadAsync(512, read, default), Request(0, 1, 512, 2048),
             Chunk(0, 1, 1, U64(1536) + Fill(3, 512)) + Chunk(0, 2, 1, U64(1024) + U32(512))
             + Chunk(0, 1, 1, U64(512) + Fill(1, 512)) + Chunk(0, 1, 1, U64(2048) + Fill(4, 512)) + Chunk(1, 0, 1, ""));
-        byte[] expected = [.. Enumerable.Repeat((byte)1, 512), .. new byte[512], .. Enumerable.Repeat((byte)3, 512), .. Enumerable.Repeat((byte)4, 512)];
+        byte[] expected = [.. Enumerable.Repeat((byte)1, 512), .. new byte[512], .. Enumerable.Repeat((byte)3, 512),
+            .. Enumerable.Repeat((byte)4, 512)];
         Assert.Equal(expected, read);
     }
 

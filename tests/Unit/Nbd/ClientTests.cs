@@ -28,7 +28,8 @@ public class ClientTests
         MemoryBlockDevice model = new(size);
         await using ClientServer world = await ClientServer.StartAsync(served);
         // Each worker has a region of its own, so that order between workers does not matter.
-        await Task.WhenAll(Enumerable.Range(0, depth).Select(worker => LiveAsync(world.Client, model, new Random(seed * 1000 + worker), worker, size / depth)));
+        await Task.WhenAll(Enumerable.Range(0, depth).Select(worker =>
+            LiveAsync(world.Client, model, new Random(seed * 1000 + worker), worker, size / depth)));
         Assert.True(served.Bytes.AsSpan().SequenceEqual(model.Bytes));
         Assert.Equal(await AllExtentsAsync(model), await AllExtentsAsync(world.Client));
     }

@@ -1,4 +1,5 @@
-// Seeded mutations of whole client conversations: the server answers or hangs up, within a deadline, in bounded memory, and serves the next one.
+// Seeded mutations of whole client conversations: the server answers or hangs up, within a deadline, in bounded memory, and serves the next
+// one.
 using System.Net.Sockets;
 using Nbd;
 using Support;
@@ -6,10 +7,16 @@ using static Unit.NbdTests.RawPeer;
 
 namespace Unit.NbdTests;
 
+/// <summary>Tests that look at the whole process's memory run alone.</summary>
+[CollectionDefinition("measures memory", DisableParallelization = true)]
+public sealed class MeasuresMemory;
+
+[Collection("measures memory")]
 public class FuzzTests
 {
     private static readonly byte[] Conversation = Bytes(
-        U32(3) + Option(8) + Option(3) + Option(10, Text("disk") + U32(1) + Text("base:allocation")) + Option(6, Text("disk") + U16(1) + U16(3))
+        U32(3) + Option(8) + Option(3) + Option(10, Text("disk") + U32(1) + Text("base:allocation"))
+            + Option(6, Text("disk") + U16(1) + U16(3))
         + Option(7, Text("disk") + U16(0)) + Request(1, 1, 0, 512) + Fill(1, 512) + Request(0, 2, 0, 4096) + Request(7, 3, 0, 65536)
         + Request(6, 4, 512, 512, 3) + Request(3, 5, 0, 0) + Request(4, 6, 0, 65536) + Request(0, 7, 0, 65536, 4) + Request(2, 8, 0, 0));
 

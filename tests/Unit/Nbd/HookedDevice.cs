@@ -22,10 +22,12 @@ internal sealed class HookedDevice(IBlockDevice inner, Func<string, long, Cancel
         AfterAsync("write " + flags, offsetBytes, () => inner.WriteAsync(offsetBytes, source, flags, cancellationToken), cancellationToken);
 
     public ValueTask WriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) =>
-        AfterAsync("zero " + flags, offsetBytes, () => inner.WriteZeroesAsync(offsetBytes, lengthBytes, flags, cancellationToken), cancellationToken);
+        AfterAsync("zero " + flags, offsetBytes, () =>
+            inner.WriteZeroesAsync(offsetBytes, lengthBytes, flags, cancellationToken), cancellationToken);
 
     public ValueTask TrimAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) =>
-        AfterAsync("trim " + flags, offsetBytes, () => inner.TrimAsync(offsetBytes, lengthBytes, flags, cancellationToken), cancellationToken);
+        AfterAsync("trim " + flags, offsetBytes, () =>
+            inner.TrimAsync(offsetBytes, lengthBytes, flags, cancellationToken), cancellationToken);
 
     public ValueTask FlushAsync(CancellationToken cancellationToken) =>
         AfterAsync("flush", 0, () => inner.FlushAsync(cancellationToken), cancellationToken);

@@ -21,7 +21,8 @@ internal sealed class RawPeer(Stream stream)
 
     public static string U64(ulong value) => value.ToString("x16", CultureInfo.InvariantCulture);
 
-    public static string Text(string text) => U32(Encoding.UTF8.GetByteCount(text)) + Convert.ToHexStringLower(Encoding.UTF8.GetBytes(text));
+    public static string Text(string text) =>
+        U32(Encoding.UTF8.GetByteCount(text)) + Convert.ToHexStringLower(Encoding.UTF8.GetBytes(text));
 
     public static string Option(int option, string dataHex = "") =>
         OptionMagic + U32(option) + U32(Bytes(dataHex).Length) + dataHex;
@@ -34,7 +35,8 @@ internal sealed class RawPeer(Stream stream)
 
     public static string SimpleReply(ulong cookie, int error = 0) => "67446698" + U32(error) + U64(cookie);
 
-    public static string Chunk(int flags, int type, ulong cookie, string payloadHex) => Chunk(flags, type, cookie, Bytes(payloadHex).Length, payloadHex);
+    public static string Chunk(int flags, int type, ulong cookie, string payloadHex) =>
+        Chunk(flags, type, cookie, Bytes(payloadHex).Length, payloadHex);
 
     public static string Chunk(int flags, int type, ulong cookie, long length, string payloadHex) =>
         "668e33ef" + U16(flags) + U16(type) + U64(cookie) + U32(length) + payloadHex;

@@ -4,7 +4,9 @@ using static Unit.NbdTests.RawPeer;
 
 namespace Unit.NbdTests;
 
-/// <summary>A server that says what the test tells it to, right or wrong. Its export "disk" is what <see cref="NbdClient"/> asks for.</summary>
+/// <summary>
+/// A server that says what the test tells it to, right or wrong. Its export "disk" is what <see cref="NbdClient"/> asks for.
+/// </summary>
 internal sealed class ScriptedServer : IAsyncDisposable
 {
     public const int AllFlags = 0x6d;

@@ -33,14 +33,16 @@ internal sealed class ServedPeer : IAsyncDisposable
 
     /// <summary>Past the handshake: export "disk", with or without structured replies and base:allocation.</summary>
     public static async Task<ServedPeer> InTransmissionAsync(
-        IBlockDevice device, bool structured = false, bool readOnly = false, NbdServerOptions? options = null, CancellationToken stop = default)
+        IBlockDevice device, bool structured = false, bool readOnly = false, NbdServerOptions? options = null,
+        CancellationToken stop = default)
     {
         ServedPeer peer = await StartAsync(options ?? OptionsFor(new NbdExport("disk", device, readOnly)), stop);
         await peer.Client.ExpectAsync(RawPeer.Greeting);
         await peer.Client.SendAsync(RawPeer.U32(3));
         if (structured)
         {
-            await peer.Client.SendAsync(RawPeer.Option(8), RawPeer.Option(10, RawPeer.Text("disk") + RawPeer.U32(1) + RawPeer.Text("base:allocation")));
+            await peer.Client.SendAsync(
+                RawPeer.Option(8), RawPeer.Option(10, RawPeer.Text("disk") + RawPeer.U32(1) + RawPeer.Text("base:allocation")));
             await peer.Client.ReceiveAsync(20 + 20 + 4 + 15 + 20);
         }
 

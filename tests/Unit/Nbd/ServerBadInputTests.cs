@@ -1,5 +1,5 @@
-// The server's share of rows 69 to 97 of the bad-input plan (research/users-and-trust.md 5.4): one clear refusal, or the connection goes; never
-// a crash, a hang, or a changed byte.
+// The server's share of rows 69 to 97 of the bad-input plan (research/users-and-trust.md 5.4): one clear refusal, or the connection goes;
+// never a crash, a hang, or a changed byte.
 using Nbd;
 using Support;
 using static Unit.NbdTests.RawPeer;
@@ -14,9 +14,12 @@ public class ServerBadInputTests
     [InlineData("69 wrong option magic", "4948415645455454 00000003 00000000", "an option does not start with its magic")]
     [InlineData("70 old-style client", "2560951300000000", "an option does not start with its magic")]
     [InlineData("72 option length 2^32-1", "49484156454f5054 00000003 ffffffff", "option List carries 4294967295 bytes, more than 65536")]
-    [InlineData("72 export name length 2^32-1", "49484156454f5054 00000001 ffffffff", "option ExportName carries 4294967295 bytes, more than 65536")]
-    [InlineData("74 empty name that does not exist", "49484156454f5054 00000001 00000000", "the client asked for an export that does not exist")]
-    [InlineData("74 name that is not UTF-8", "49484156454f5054 00000001 00000002 c328", "the client asked for an export that does not exist")]
+    [InlineData("72 export name length 2^32-1", "49484156454f5054 00000001 ffffffff",
+        "option ExportName carries 4294967295 bytes, more than 65536")]
+    [InlineData("74 empty name that does not exist", "49484156454f5054 00000001 00000000",
+        "the client asked for an export that does not exist")]
+    [InlineData("74 name that is not UTF-8", "49484156454f5054 00000001 00000002 c328",
+        "the client asked for an export that does not exist")]
     public async Task Garbage_in_the_handshake_ends_the_connection(string row, string hex, string reason)
     {
         Assert.NotEmpty(row);

@@ -44,7 +44,8 @@ public class ServerBytesTests
     [InlineData(0, 124)]
     public async Task Export_name_enters_at_once_with_zeroes_unless_both_sides_waive_them(int clientFlags, int zeroes)
     {
-        await using ServedPeer peer = await ServedPeer.StartAsync(ServedPeer.OptionsFor(new NbdExport("disk", new MemoryBlockDevice(4096))));
+        await using ServedPeer peer =
+            await ServedPeer.StartAsync(ServedPeer.OptionsFor(new NbdExport("disk", new MemoryBlockDevice(4096))));
         await peer.Client.ExpectAsync(Greeting);
         await peer.Client.SendAsync(U32(clientFlags), Option(1, Convert.ToHexString("disk"u8)));
         await peer.Client.ExpectAsync(U64(4096), U16(Writable), Fill(0, zeroes));
@@ -57,7 +58,8 @@ public class ServerBytesTests
     {
         MemoryBlockDevice device = new(512);
         await using ServedPeer peer = await StartAsync(
-            new NbdExport("open", device) { IsListed = true }, new NbdExport("secret", device), new NbdExport("ü", device) { IsListed = true });
+            new NbdExport("open", device) { IsListed = true }, new NbdExport("secret", device),
+            new NbdExport("ü", device) { IsListed = true });
         await peer.Client.SendAsync(Option(3));
         await peer.Client.ExpectAsync(OptionReply(3, 2, Text("open")), OptionReply(3, 2, Text("ü")), OptionReply(3, 1));
     }
@@ -76,7 +78,8 @@ public class ServerBytesTests
         await peer.Client.SendAsync(Option(10, Text("disk") + U32(2) + Text("qemu:dirty-bitmap:x") + Text("base:allocation")));
         await peer.Client.ExpectAsync(OptionReply(10, 4, U32(1) + allocation), OptionReply(10, 1));
         await peer.Client.SendAsync(Option(7, Text("disk") + U16(0)));
-        await peer.Client.ExpectAsync(OptionReply(7, 3, "0000" + U64(512) + U16(WritableDf)), OptionReply(7, 3, BlockSizes), OptionReply(7, 1));
+        await peer.Client.ExpectAsync(
+            OptionReply(7, 3, "0000" + U64(512) + U16(WritableDf)), OptionReply(7, 3, BlockSizes), OptionReply(7, 1));
         await peer.Client.SendAsync(Request(7, 9, 0, 512));
         await peer.Client.ExpectAsync(Chunk(1, 5, 9, U32(1) + U32(512) + U32(3)));
     }
@@ -137,7 +140,8 @@ public class ServerBytesTests
         await using ServedPeer peer = await ServedPeer.InTransmissionAsync(device, structured: true);
         await peer.Client.SendAsync(Request(0, 1, 0, 3 << 20));
         await peer.Client.ExpectAsync(
-            Chunk(0, 1, 1, U64(0) + Fill(1, 1 << 20)), Chunk(0, 2, 1, U64(1 << 20) + U32(1 << 20)), Chunk(1, 1, 1, U64(2 << 20) + Fill(1, 1 << 20)));
+            Chunk(0, 1, 1, U64(0) + Fill(1, 1 << 20)), Chunk(0, 2, 1, U64(1 << 20) + U32(1 << 20)),
+            Chunk(1, 1, 1, U64(2 << 20) + Fill(1, 1 << 20)));
         await peer.Client.SendAsync(Request(0, 2, 0, 3 << 20, flags: 4));
         await peer.Client.ExpectAsync(Chunk(1, 1, 2, U64(0) + Fill(1, 1 << 20) + Fill(0, 1 << 20) + Fill(1, 1 << 20)));
     }

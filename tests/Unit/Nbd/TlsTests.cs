@@ -9,7 +9,8 @@ namespace Unit.NbdTests;
 
 public sealed class TlsTests : IDisposable
 {
-    private readonly X509Certificate2 certificate = Certificate("CN=pool", DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(1));
+    private readonly X509Certificate2 certificate =
+        Certificate("CN=pool", DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(1));
 
     public void Dispose() => certificate.Dispose();
 
@@ -38,7 +39,8 @@ public sealed class TlsTests : IDisposable
         using X509Certificate2 odd = Certificate("CN=odd", DateTimeOffset.UtcNow.AddDays(from), DateTimeOffset.UtcNow.AddDays(to));
         MemoryBlockDevice device = new(4096);
         await using ClientServer world = await ClientServer.StartAsync(
-            device, new NbdClientOptions { Tls = NbdTls.ForClient(NbdTls.FingerprintOf(odd)) }, Server(device) with { Tls = NbdTls.ForServer(odd) });
+            device, new NbdClientOptions { Tls = NbdTls.ForClient(NbdTls.FingerprintOf(odd)) },
+            Server(device) with { Tls = NbdTls.ForServer(odd) });
         await world.Client.FlushAsync(default);
     }
 
@@ -46,7 +48,8 @@ public sealed class TlsTests : IDisposable
     public async Task Row_78_another_certificate_is_refused_even_with_the_same_name()
     {
         using X509Certificate2 other = Certificate("CN=pool", DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(1));
-        await RefusedAsync(Server(new MemoryBlockDevice(4096)), new NbdClientOptions { Tls = NbdTls.ForClient(NbdTls.FingerprintOf(other)) });
+        await RefusedAsync(Server(new MemoryBlockDevice(4096)),
+            new NbdClientOptions { Tls = NbdTls.ForClient(NbdTls.FingerprintOf(other)) });
     }
 
     [Fact]
@@ -127,7 +130,8 @@ public sealed class TlsTests : IDisposable
     {
         using SocketPair pair = await SocketPair.CreateAsync();
         Task<NbdSessionEnd> end = Task.Run(() => NbdServer.ServeAsync(pair.Right, server, CancellationToken.None));
-        await Assert.ThrowsAsync<NbdProtocolException>(() => NbdClient.ConnectAsync(pair.Left, "disk", client, default).WaitAsync(Deadline));
+        await Assert.ThrowsAsync<NbdProtocolException>(() =>
+            NbdClient.ConnectAsync(pair.Left, "disk", client, default).WaitAsync(Deadline));
         await end.WaitAsync(Deadline);
     }
 

@@ -68,24 +68,25 @@ public sealed class CrashTests
     }
 
     [Theory]
-    [InlineData("/sr/other1.vhd", Death.Process)]
-    [InlineData("/sr/other1.vhd", Death.Power)]
-    [InlineData("/sr/longer-name.vhd", Death.Process)]
+    [InlineData("/b/parent.vhd", Death.Process)]
+    [InlineData("/b/parent.vhd", Death.Power)]
+    [InlineData("/b/longer-name.vhd", Death.Process)]
     public void A_dying_change_of_parent_leaves_the_old_parent_or_the_new_one(string newParent, Death death)
     {
+        const string oldParent = "/a/parent.vhd";
         for (int seed = 0; seed < 50; seed++)
         {
             for (int operation = 0; ; operation++)
             {
                 SimulatedDisk disk = new();
-                VhdImage.CreateDynamic(disk, Parent, SizeBytes, new VhdCreateOptions());
+                VhdImage.CreateDynamic(disk, oldParent, SizeBytes, new VhdCreateOptions());
                 VhdImage.CreateDynamic(disk, newParent, SizeBytes, new VhdCreateOptions());
-                VhdImage.CreateSnapshot(disk, Leaf, Parent, false, new VhdCreateOptions());
+                VhdImage.CreateSnapshot(disk, Leaf, oldParent, false, new VhdCreateOptions());
                 disk.OperationsLeft = operation;
                 bool isDone = !Dies(() => ParentChange.Apply(disk, Leaf, newParent, false));
                 disk.Restart(death, new Random(seed));
                 VhdChain chain = VhdChain.Open(disk, Leaf, new VhdOpenOptions());
-                Assert.Contains(chain.Paths[1], isDone ? [newParent] : new[] { Parent, newParent });
+                Assert.Contains(chain.Paths[1], isDone ? [newParent] : new[] { oldParent, newParent });
                 if (isDone)
                     break;
             }

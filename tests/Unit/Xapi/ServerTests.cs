@@ -12,7 +12,6 @@ using Xapi.Server;
 namespace Unit.XapiTests;
 
 /// <summary>The whole daemon in this process, spoken to over its sockets.</summary>
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class ServerTests : IAsyncLifetime
 {
     private const string Password = "s3cret-pässword";

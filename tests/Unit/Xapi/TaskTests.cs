@@ -57,10 +57,10 @@ public sealed class TaskTests : IAsyncDisposable
     public async Task A_failure_is_in_error_info()
     {
         string task = world.Call("Async.VM.work", "x").AsString();
-        work.SetException(new XapiException("SR_FULL", "1", "2"));
+        work.SetException(new XapiException("SR_BACKEND_FAILURE_44", "", "full", ""));
         await EndAsync(task);
         Assert.Equal("failure", world.Call("task.get_status", task));
-        Assert.Equal(RpcValue.Strings(["SR_FULL", "1", "2"]), world.Call("task.get_error_info", task));
+        Assert.Equal(RpcValue.Strings(["SR_BACKEND_FAILURE_44", "", "full", ""]), world.Call("task.get_error_info", task));
     }
 
     [Fact]

@@ -3,7 +3,6 @@ using Xapi;
 
 namespace Unit.XapiTests;
 
-[System.Runtime.Versioning.SupportedOSPlatform("linux")]
 public sealed class XapiOptionsTests : IDisposable
 {
     private readonly TemporaryDirectory folder = new();

@@ -122,8 +122,19 @@ public sealed class StreamTests
         Assert.Contains("did not send", e.Message);
     }
 
-    /// <summary>One small stream, as a sender writes it to a receiver that says yes to everything.</summary>
-    private static async Task<(byte[] Stream, GuestMemory Memory)> RecordAsync()
+    [Fact]
+    public async Task A_page_that_is_zero_again_is_zero_on_the_other_side()
+    {
+        (byte[] stream, _) = await RecordAsync(secondRoundPage: 1);
+        (_, GuestMemory received, string? why) = await LoadAsync(stream);
+        Assert.Null(why);
+        Assert.Equal(-1, received.Page(1).IndexOfAnyExcept((byte)0));
+    }
+
+    /// <summary>
+    /// One small stream, as a sender writes it to a receiver that says yes to everything: page 1 has content in round 0, and a page of zeros in round 1.
+    /// </summary>
+    private static async Task<(byte[] Stream, GuestMemory Memory)> RecordAsync(int secondRoundPage = 2)
     {
         using MemoryStream answers = new();
         FrameStream receiver = new(answers, TimeProvider.System, Silence);
@@ -137,7 +148,7 @@ public sealed class StreamTests
         await sender.StartAsync(SmallVm, CancellationToken.None);
         memory.MarkAll();
         await sender.SendRoundAsync(memory.TakeDirty(), CancellationToken.None);
-        memory.Write(2, "second"u8);
+        memory.Write(secondRoundPage, new byte[16]);
         await sender.SendRoundAsync(memory.TakeDirty(), CancellationToken.None);
         await sender.FinishAsync("{}"u8.ToArray(), CancellationToken.None);
         return (stream.Answers.ToArray(), memory);
