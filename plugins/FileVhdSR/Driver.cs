@@ -1,5 +1,5 @@
-// The commands (research/storage.md 3.2): each works on the folder or on a tapdisk, then tells the toolstack's database by call-backs, and answers nil, a
-// {uuid, location} or the attach struct.
+// The commands (research/storage.md 3.2): each works on the folder or on a tapdisk, then tells the toolstack's database by call-backs, and
+// answers nil, a {uuid, location} or the attach struct.
 using System.Globalization;
 using StorageAccess.Wire;
 using VhdFolder;
@@ -10,7 +10,8 @@ internal sealed class Driver(Request request)
 {
     private static readonly string[] Capabilities =
     [
-        "SR_PROBE", "SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE", "VDI_SNAPSHOT",
+        "SR_PROBE", "SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE",
+        "VDI_SNAPSHOT",
         "VDI_MIRROR", "THIN_PROVISIONING", "ATOMIC_PAUSE",
     ];
 
@@ -152,7 +153,8 @@ internal sealed class Driver(Request request)
             throw new DriverException(43, $"disk {key} exists");
         Disk disk = folder.Create(key, request.SizeArgument(0));
         return await IntroducedAsync(
-            folder, disk, request.Argument(1), request.Argument(2), request.VdiType, request.FlagArgument(4), request.Argument(6), request.SmConfig);
+            folder, disk, request.Argument(1), request.Argument(2), request.VdiType, request.FlagArgument(4), request.Argument(6),
+            request.SmConfig);
     }
 
     private async Task<RpcValue> DeleteDiskAsync(CancellationToken cancellationToken)
@@ -174,7 +176,8 @@ internal sealed class Driver(Request request)
             ("params_nbd", tap.NbdUri(request.SrUuid, request.VdiLocation)),
             ("o_direct", true),
             ("o_direct_reason", "SR_NOT_SUPPORTED"),
-            ("xenstore_data", RpcValue.Map([KeyValuePair.Create("storage-type", "filevhd"), KeyValuePair.Create("vdi-uuid", request.VdiLocation)])));
+            ("xenstore_data",
+                RpcValue.Map([KeyValuePair.Create("storage-type", "filevhd"), KeyValuePair.Create("vdi-uuid", request.VdiLocation)])));
     }
 
     private async Task<RpcValue> ActivateAsync(CancellationToken cancellationToken)
@@ -186,7 +189,9 @@ internal sealed class Driver(Request request)
         return new RpcNil();
     }
 
-    /// <summary>Without the folder's lock: letting go must work while somebody else works on the folder, and when the folder is gone.</summary>
+    /// <summary>
+    /// Without the folder's lock: letting go must work while somebody else works on the folder, and when the folder is gone.
+    /// </summary>
     private async Task<RpcValue> DeactivateAsync(CancellationToken cancellationToken)
     {
         await tap.DeactivateAsync(request.SrUuid, request.VdiLocation, cancellationToken);
@@ -204,7 +209,8 @@ internal sealed class Driver(Request request)
 
     /// <summary>A disk that the database does not take is not left in the folder.</summary>
     private async Task<RpcValue> IntroducedAsync(
-        DiskFolder folder, Disk disk, string label, string description, string type, bool isSnapshot, string snapshotOf, Dictionary<string, string> smConfig)
+        DiskFolder folder, Disk disk, string label, string description, string type, bool isSnapshot, string snapshotOf,
+        Dictionary<string, string> smConfig)
     {
         using XenApi xen = new(request.SessionRef);
         try
@@ -222,13 +228,15 @@ internal sealed class Driver(Request request)
     }
 
     private Task IntroduceAsync(
-        XenApi xen, Disk disk, string label, string description, string type, bool isSnapshot, string snapshotOf, Dictionary<string, string> smConfig)
+        XenApi xen, Disk disk, string label, string description, string type, bool isSnapshot, string snapshotOf,
+        Dictionary<string, string> smConfig)
     {
         Dictionary<string, string> config = new(smConfig) { ["vdi_type"] = "vhd" };
         if (disk.Parent is { } parent)
             config["vhd-parent"] = Path.GetFileNameWithoutExtension(parent);
         return xen.CallAsync(
-            "VDI.db_introduce", disk.Key, label, description, request.SrRef, type, false, false, RpcValue.Map([]), disk.Key, RpcValue.Map([]),
+            "VDI.db_introduce", disk.Key, label, description, request.SrRef, type, false, false, RpcValue.Map([]), disk.Key,
+            RpcValue.Map([]),
             RpcValue.Map(config), true, Text(disk.VirtualSizeBytes), Text(disk.PhysicalSizeBytes), "", isSnapshot,
             new RpcDateTime("19700101T00:00:00Z"), snapshotOf, false);
     }

@@ -1,5 +1,5 @@
-// FileVhdSR: a SMAPIv1 driver in C#. One argument, an XML-RPC methodCall; one methodResponse on stdout; a fault is an answer too, so the exit code is 0
-// either way (research/storage.md 3.1, 3.4).
+// FileVhdSR: a SMAPIv1 driver in C#. One argument, an XML-RPC methodCall; one methodResponse on stdout; a fault is an answer too, so the
+// exit code is 0 either way (research/storage.md 3.1, 3.4).
 using FileVhdSR;
 using StorageAccess.Wire;
 using VhdFolder;

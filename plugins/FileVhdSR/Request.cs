@@ -44,7 +44,8 @@ internal sealed class Request(RpcStruct members)
     }
 
     public long SizeArgument(int index) =>
-        long.TryParse(Argument(index), out long size) && size >= 0 ? size : throw new RpcFormatException($"\"{Argument(index)}\" is not a size");
+        long.TryParse(Argument(index), out long size) && size >= 0 ? size
+            : throw new RpcFormatException($"\"{Argument(index)}\" is not a size");
 
     public bool FlagArgument(int index) => Argument(index) == "true";
 

@@ -1,5 +1,6 @@
-// An SR that is a folder of VHD files: <key>.vhd is a disk, a hidden VHD is a shared base that no user sees, .sr.json says what the SR is. Every change is
-// made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5 is the field's own algorithm).
+// An SR that is a folder of VHD files: <key>.vhd is a disk, a hidden VHD is a shared base that no user sees, .sr.json says what the SR is.
+// Every change is made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5
+// is the field's own algorithm).
 using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
 using Platform;
@@ -72,7 +73,8 @@ public sealed class DiskFolder
         while ((held = Posix.TryLockDirectory(Path)) is null)
         {
             if (Environment.TickCount64 > end)
-                throw new DriverException(DriverException.SrUnavailable, $"another process has held {Path} for {LockWait.TotalSeconds:0} s");
+                throw new DriverException(DriverException.SrUnavailable,
+                    $"another process has held {Path} for {LockWait.TotalSeconds:0} s");
             await Task.Delay(LockPoll, cancellationToken);
         }
 
@@ -151,8 +153,8 @@ public sealed class DiskFolder
     }
 
     /// <summary>
-    /// Splits a disk in two that share what it held: the content moves into a hidden base, the disk and the new one become its children. Nobody may have
-    /// the disk's image open. At every point a crash leaves the disk with its content; <see cref="Recover"/> does the rest.
+    /// Splits a disk in two that share what it held: the content moves into a hidden base, the disk and the new one become its children.
+    /// Nobody may have the disk's image open. At every point a crash leaves the disk with its content; <see cref="Recover"/> does the rest.
     /// </summary>
     public Disk Fork(string key, string newKey)
     {
@@ -237,7 +239,8 @@ public sealed class DiskFolder
     private static Disk DiskOf(string path, VhdInfo info) =>
         new(KeyOf(path), path, info.VirtualSizeBytes, new FileInfo(path).Length, ParentNameOf(info));
 
-    private static string? ParentNameOf(VhdInfo info) => info.ParentPath is { } parent ? System.IO.Path.GetFileName(parent) : info.ParentName;
+    private static string? ParentNameOf(VhdInfo info) =>
+        info.ParentPath is { } parent ? System.IO.Path.GetFileName(parent) : info.ParentName;
 
     private IEnumerable<string> Images() =>
         Directory.EnumerateFiles(Path, "*.vhd").Where(static p => IsKey(KeyOf(p))).Order(StringComparer.Ordinal);
@@ -252,8 +255,8 @@ public sealed class DiskFolder
     }
 
     /// <summary>
-    /// A cut-off fork is finished when the disk is the base's child already, and undone otherwise: the disk still is the content itself. Half-made files
-    /// go; nobody else makes any while the lock is held.
+    /// A cut-off fork is finished when the disk is the base's child already, and undone otherwise: the disk still is the content itself.
+    /// Half-made files go; nobody else makes any while the lock is held.
     /// </summary>
     private void Recover()
     {

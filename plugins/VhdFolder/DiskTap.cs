@@ -1,5 +1,5 @@
-// A disk that is activated: one tapdisk process serving its VHD, reached under a name that does not change with the process, <control>/nbd/<sr>/<vdi>
-// (research/storage.md 3.8, 6.1). A tapdisk that died counts as closed.
+// A disk that is activated: one tapdisk process serving its VHD, reached under a name that does not change with the process,
+// <control>/nbd/<sr>/<vdi> (research/storage.md 3.8, 6.1). A tapdisk that died counts as closed.
 using System.Globalization;
 using Platform;
 using StorageAccess.Tap;
@@ -22,7 +22,8 @@ public sealed class DiskTap
     {
         string? directory = Environment.GetEnvironmentVariable("BLKTAP_CONTROL_DIRECTORY");
         IEnumerable<string> folders = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Prepend(AppContext.BaseDirectory);
-        string tools = folders.FirstOrDefault(static f => f.Length != 0 && File.Exists(Path.Combine(f, "tapdisk"))) ?? AppContext.BaseDirectory;
+        string tools = folders.FirstOrDefault(static f => f.Length != 0 && File.Exists(Path.Combine(f, "tapdisk")))
+            ?? AppContext.BaseDirectory;
         return new DiskTap(string.IsNullOrEmpty(directory) ? TapControl.DefaultDirectory : directory, tools);
     }
 
@@ -55,7 +56,7 @@ public sealed class DiskTap
         }
         catch
         {
-            File.Delete(link);
+            RemoveLink(link);
             await EndAsync(processId, minor);
             throw;
         }
@@ -78,15 +79,12 @@ public sealed class DiskTap
             await control.FreeMinorAsync(target.Minor, cancellationToken);
         }
 
-        string folder = Path.GetDirectoryName(link)!;
-        if (!Directory.Exists(folder))
-            return; // Nothing of this SR is activated.
-        File.Delete(link);
-        if (!Directory.EnumerateFileSystemEntries(folder).Any())
-            Directory.Delete(folder);
+        RemoveLink(link);
     }
 
-    /// <summary>Runs a change of the image's files with the disk's I/O held, if it is open anywhere; the guest waits and sees nothing.</summary>
+    /// <summary>
+    /// Runs a change of the image's files with the disk's I/O held, if it is open anywhere; the guest waits and sees nothing.
+    /// </summary>
     public async Task<T> WhilePausedAsync<T>(string imagePath, Func<T> change, CancellationToken cancellationToken)
     {
         if (await FindAsync(imagePath, cancellationToken) is not { ProcessId: { } processId, Minor: { } minor })
@@ -128,6 +126,22 @@ public sealed class DiskTap
         }
 
         Posix.TryKill(processId, 15);
+    }
+
+    private static void RemoveLink(string link)
+    {
+        string folder = Path.GetDirectoryName(link)!;
+        if (!Directory.Exists(folder))
+            return;
+        File.Delete(link);
+        try
+        {
+            Directory.Delete(folder);
+        }
+        catch (IOException)
+        {
+            // Another disk of the SR is in it.
+        }
     }
 
     private string LinkOf(string sr, string vdi) => Path.Combine(control.ControlDirectory, "nbd", sr, vdi);

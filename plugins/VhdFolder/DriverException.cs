@@ -22,5 +22,6 @@ public sealed class DriverException(int number, string message) : Exception(mess
 
     /// <summary>What an I/O error is to a driver: a full disk is 44 whatever was done, anything else is the command's own number.</summary>
     public static DriverException Of(IOException e, int commandNumber) =>
-        BlockIoException.ErrnoOf(e) == Errno.ENOSPC ? new DriverException(NoSpace, $"no space left: {e.Message}") : new DriverException(commandNumber, e.Message);
+        BlockIoException.ErrnoOf(e) == Errno.ENOSPC ? new DriverException(NoSpace, $"no space left: {e.Message}")
+            : new DriverException(commandNumber, e.Message);
 }

@@ -1,4 +1,5 @@
-// Datapath.*: the volume's tapdisk. Each call is idempotent; the NBD server answers from activate to deactivate under the name that attach gave.
+// Datapath.*: the volume's tapdisk. Each call is idempotent; the NBD server answers from activate to deactivate under the name that attach
+// gave.
 using System.Text.Json.Nodes;
 using VhdFolder;
 
@@ -8,7 +9,8 @@ internal static class Datapaths
 {
     private static readonly DiskTap Tap = DiskTap.FromEnvironment();
 
-    public static string UriOf(DiskFolder folder, Disk disk) => $"tapdisk://{folder.Record.Uuid}{Uri.EscapeDataString(disk.Path).Replace("%2F", "/")}";
+    public static string UriOf(DiskFolder folder, Disk disk) =>
+        $"tapdisk://{folder.Record.Uuid}{Uri.EscapeDataString(disk.Path).Replace("%2F", "/")}";
 
     public static async Task<JsonNode?> RunAsync(string script, Parameters p, CancellationToken cancellationToken)
     {
@@ -18,7 +20,8 @@ internal static class Datapaths
         {
             case "Datapath.attach":
                 Image(path);
-                return new JsonObject { ["implementations"] = new JsonArray(new JsonArray("Nbd", new JsonObject { ["uri"] = Tap.NbdUri(sr, key) })) };
+                return new JsonObject { ["implementations"] =
+                    new JsonArray(new JsonArray("Nbd", new JsonObject { ["uri"] = Tap.NbdUri(sr, key) })) };
             case "Datapath.activate" or "Datapath.activate_readonly":
                 Disk disk = Image(path);
                 using (await DiskFolder.Open(Path.GetDirectoryName(path)!).LockAsync(cancellationToken))
@@ -40,7 +43,8 @@ internal static class Datapaths
         int slash = uri.StartsWith(scheme, StringComparison.Ordinal) ? uri.IndexOf('/', scheme.Length) : -1;
         string sr = slash < 0 ? "" : uri[scheme.Length..slash];
         string path = slash < 0 ? "" : Uri.UnescapeDataString(uri[slash..]);
-        bool isGood = sr.Length != 0 && sr.All(static c => char.IsAsciiLetterOrDigit(c) || c == '-') && path.EndsWith(".vhd", StringComparison.Ordinal);
+        bool isGood = sr.Length != 0 && sr.All(static c => char.IsAsciiLetterOrDigit(c) || c == '-')
+            && path.EndsWith(".vhd", StringComparison.Ordinal);
         return isGood ? (sr, path) : throw new DriverException(DriverException.BadRequest, $"\"{uri}\" is not a URI of this plugin");
     }
 }

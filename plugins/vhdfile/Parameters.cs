@@ -27,5 +27,6 @@ internal sealed class Parameters(JsonObject json)
             ? map.ToDictionary(static p => p.Key, static p => p.Value?.ToString() ?? "")
             : throw Missing(name, "a dict");
 
-    private static ScriptException Missing(string name, string kind) => new("SR_BACKEND_FAILURE", "bad request", $"\"{name}\" must be {kind}");
+    private static ScriptException Missing(string name, string kind) =>
+        new("SR_BACKEND_FAILURE", "bad request", $"\"{name}\" must be {kind}");
 }

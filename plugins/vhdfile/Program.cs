@@ -1,5 +1,6 @@
-// vhdfile: a SMAPIv3 volume plugin (type vhdfile) and its datapath plugin (scheme tapdisk) in one C# executable. Which script it is comes from the name it
-// was called by; one line of JSON on stdin, the bare result on stdout, an error with exit code 1 (research/storage.md 5.1, 5.2).
+// vhdfile: a SMAPIv3 volume plugin (type vhdfile) and its datapath plugin (scheme tapdisk) in one C# executable. Which script it is comes
+// from the name it was called by; one line of JSON on stdin, the bare result on stdout, an error with exit code 1 (research/storage.md 5.1,
+// 5.2).
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;

@@ -1,5 +1,5 @@
-// What each script does (research/storage.md 5.4). The SR string is the folder's path. A volume is <key>.vhd with <key>.json beside it; its URI names the
-// image and the SR, so that the datapath needs nothing else and gets the same URI from attach to detach.
+// What each script does (research/storage.md 5.4). The SR string is the folder's path. A volume is <key>.vhd with <key>.json beside it; its
+// URI names the image and the SR, so that the datapath needs nothing else and gets the same URI from attach to detach.
 using System.Text.Json.Nodes;
 using VhdFolder;
 
@@ -21,7 +21,8 @@ internal static class Scripts
         "SR.stat" => Stat(DiskFolder.Open(p.Text("sr"))),
         "SR.ls" => List(DiskFolder.Open(p.Text("sr"))),
         "SR.set_name" => await ChangeAsync(p, folder => folder.Rename(p.Text("new_name"), folder.Record.Description), cancellationToken),
-        "SR.set_description" => await ChangeAsync(p, folder => folder.Rename(folder.Record.Name, p.Text("new_description")), cancellationToken),
+        "SR.set_description" =>
+            await ChangeAsync(p, folder => folder.Rename(folder.Record.Name, p.Text("new_description")), cancellationToken),
         _ when script.StartsWith("Volume.", StringComparison.Ordinal) => await Volumes.RunAsync(script, p, cancellationToken),
         _ when script.StartsWith("Datapath.", StringComparison.Ordinal) => await Datapaths.RunAsync(script, p, cancellationToken),
         _ => throw new ScriptException("Unimplemented", script),
@@ -37,7 +38,8 @@ internal static class Scripts
         ["version"] = "1.0",
         ["required_api_version"] = "5.0",
         ["features"] = new JsonArray(
-            "SR_CREATE", "SR_ATTACH", "SR_DETACH", "VDI_CREATE", "VDI_DESTROY", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_ACTIVATE_READONLY",
+            "SR_CREATE", "SR_ATTACH", "SR_DETACH", "VDI_CREATE", "VDI_DESTROY", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE",
+            "VDI_ACTIVATE_READONLY",
             "VDI_DEACTIVATE", "VDI_CLONE", "VDI_SNAPSHOT", "VDI_MIRROR", "VDI_MIRROR_IN", "THIN_PROVISIONING"),
         ["configuration"] = new JsonObject
         {
@@ -61,7 +63,8 @@ internal static class Scripts
         foreach ((string name, string value) in configuration)
             found[name] = value;
         found["sr_uuid"] = folder.Record.Uuid;
-        return [new JsonObject { ["configuration"] = found, ["complete"] = true, ["sr"] = Stat(folder), ["extra_info"] = new JsonObject() }];
+        return [new JsonObject { ["configuration"] = found, ["complete"] = true, ["sr"] = Stat(folder),
+            ["extra_info"] = new JsonObject() }];
     }
 
     private static JsonObject Create(Parameters p)

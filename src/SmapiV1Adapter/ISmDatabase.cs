@@ -32,8 +32,8 @@ public interface ISmDatabase
     SmVdi? FindVdi(SrId sr, VdiId location);
 
     /// <summary>
-    /// A driver made a copy and introduced it: the record gets what drivers leave out (names, is_a_snapshot, snapshot_of, snapshot_time, content_id,
-    /// and sm_config's <c>base_mirror</c> of the source).
+    /// A driver made a copy and introduced it: the record gets what drivers leave out (names, is_a_snapshot, snapshot_of, snapshot_time,
+    /// content_id, and sm_config's <c>base_mirror</c> of the source).
     /// </summary>
     void RecordCopy(SrId sr, VdiId copy, VdiInfo source, bool isSnapshot);
 }

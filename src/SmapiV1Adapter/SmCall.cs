@@ -1,5 +1,5 @@
-// The one argument of a SMAPIv1 driver: an XML-RPC methodCall with one struct, every scalar an untagged string, members in the field's order
-// (research/storage.md 3.1, the table's rows from top to bottom).
+// The one argument of a SMAPIv1 driver: an XML-RPC methodCall with one struct, every scalar an untagged string, members in the field's
+// order (research/storage.md 3.1, the table's rows from top to bottom).
 using StorageAccess;
 using StorageAccess.Wire;
 

@@ -1,5 +1,5 @@
-// Runs a SMAPIv1 driver: one process per call, one argument, the answer on stdout, bounded in time and output. Agrees with research/storage.md 3.1, 3.4
-// and 3.5. The argument and the secrets in it are never part of an error.
+// Runs a SMAPIv1 driver: one process per call, one argument, the answer on stdout, bounded in time and output. Agrees with
+// research/storage.md 3.1, 3.4 and 3.5. The argument and the secrets in it are never part of an error.
 using Platform;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -25,7 +25,8 @@ internal static class SmProcess
     private const int ErrorTextLimit = 4096;
 
     /// <exception cref="StorageException">The driver's fault, or no answer.</exception>
-    public static async Task<RpcValue> CallAsync(string driverPath, SmCall call, SmDriverSettings settings, CancellationToken cancellationToken)
+    public static async Task<RpcValue> CallAsync(string driverPath, SmCall call, SmDriverSettings settings,
+        CancellationToken cancellationToken)
     {
         Dictionary<string, string?> environment = DriverEnvironment.Create(settings.ToolsFolder, settings.Environment);
         environment["ORIGINATOR"] = "SM";
@@ -85,7 +86,8 @@ internal static class SmProcess
     {
         foreach ((string name, string value) in call.DeviceConfig ?? call.Sr?.DeviceConfig ?? new Dictionary<string, string>())
         {
-            bool isSecret = name.Contains("password", StringComparison.OrdinalIgnoreCase) || name.Contains("secret", StringComparison.OrdinalIgnoreCase);
+            bool isSecret = name.Contains("password", StringComparison.OrdinalIgnoreCase)
+                || name.Contains("secret", StringComparison.OrdinalIgnoreCase);
             if (isSecret && value.Length != 0)
                 text = text.Replace(value, "***", StringComparison.Ordinal);
         }

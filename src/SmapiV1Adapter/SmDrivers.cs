@@ -12,7 +12,9 @@ public static class SmDrivers
 {
     private const string Suffix = "SR";
 
-    /// <summary>Asks every executable of the folder whose name ends in SR for its driver info. Types are unique; the first by name wins.</summary>
+    /// <summary>
+    /// Asks every executable of the folder whose name ends in SR for its driver info. Types are unique; the first by name wins.
+    /// </summary>
     public static async Task<(IReadOnlyList<SmDriver> Drivers, IReadOnlyList<RejectedDriver> Rejected)> DiscoverAsync(
         string folder, string hostRef, SmDriverSettings settings, CancellationToken cancellationToken)
     {
@@ -69,7 +71,8 @@ public static class SmDrivers
         return (mode & UnixFileMode.OtherWrite) != 0 ? "everybody may write to it" : null;
     }
 
-    private static async Task<SmDriver> AskAsync(string path, string hostRef, SmDriverSettings settings, CancellationToken cancellationToken)
+    private static async Task<SmDriver> AskAsync(string path, string hostRef, SmDriverSettings settings,
+        CancellationToken cancellationToken)
     {
         string fileName = Path.GetFileName(path);
         SmCall call = new("sr_get_driver_info") { HostRef = hostRef };
@@ -84,7 +87,8 @@ public static class SmDrivers
             string type = fileName[..^Suffix.Length].ToLowerInvariant();
             QueryResult query = new(
                 type, info.Get("name").AsString(), info.Get("description").AsString(), info.Get("vendor").AsString(),
-                info.Get("driver_version").AsString(), info.Get("required_api_version").AsString(), capabilities.Keys.ToList(), configuration, "SMAPIv1");
+                info.Get("driver_version").AsString(), info.Get("required_api_version").AsString(), capabilities.Keys.ToList(),
+                configuration, "SMAPIv1");
             return new SmDriver(type, path, query, capabilities);
         }
         catch (RpcFormatException e)

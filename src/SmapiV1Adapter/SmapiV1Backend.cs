@@ -1,5 +1,5 @@
-// SMAPIv2 -> one SMAPIv1 driver: which command, which arguments, what its answer means (research/storage.md 2.7, 3.2, 3.4). What a VDI or SR looks like
-// afterwards comes from the database, which the driver has changed by its call-backs.
+// SMAPIv2 -> one SMAPIv1 driver: which command, which arguments, what its answer means (research/storage.md 2.7, 3.2, 3.4). What a VDI or
+// SR looks like afterwards comes from the database, which the driver has changed by its call-backs.
 using System.Globalization;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -11,7 +11,8 @@ public sealed class SmapiV1Backend(SmDriver driver, ISmDatabase database, SmDriv
     public Task<QueryResult> QueryAsync(string dbg, CancellationToken cancellationToken) => Task.FromResult(driver.Info);
 
     public async Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken)
     {
         await CallForNilAsync(
@@ -47,7 +48,8 @@ public sealed class SmapiV1Backend(SmDriver driver, ISmDatabase database, SmDriv
         {
             Arguments =
             [
-                Decimal(request.VirtualSizeBytes), request.NameLabel, request.NameDescription, "", Flag(request.IsASnapshot), request.SnapshotTime,
+                Decimal(request.VirtualSizeBytes), request.NameLabel, request.NameDescription, "", Flag(request.IsASnapshot),
+                request.SnapshotTime,
                 request.SnapshotOf, Flag(request.ReadOnly),
             ],
             VdiType = request.Type,
@@ -59,7 +61,8 @@ public sealed class SmapiV1Backend(SmDriver driver, ISmDatabase database, SmDriv
     public Task VdiDestroyAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
         CallForNilAsync(OnMaster(OnVdi(dbg, "vdi_delete", sr, vdi)), cancellationToken);
 
-    public Task<VdiInfo> VdiStatAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) => Task.FromResult(Vdi(sr, vdi).Info);
+    public Task<VdiInfo> VdiStatAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        Task.FromResult(Vdi(sr, vdi).Info);
 
     public Task<VdiInfo> VdiSnapshotAsync(string dbg, SrId sr, VdiInfo source, CancellationToken cancellationToken) =>
         CopyAsync(dbg, "vdi_snapshot", sr, source, isSnapshot: true, cancellationToken);

@@ -1,5 +1,6 @@
-// One folder of SMAPIv3 scripts and how one is run: `<folder>/<Script> --json`, one line of JSON with named parameters on stdin, the bare result on
-// stdout, an error as {code, params, backtrace} with a non-zero exit (research/storage.md 5.2). stderr is noise unless there is no answer.
+// One folder of SMAPIv3 scripts and how one is run: `<folder>/<Script> --json`, one line of JSON with named parameters on stdin, the bare
+// result on stdout, an error as {code, params, backtrace} with a non-zero exit (research/storage.md 5.2). stderr is noise unless there is
+// no answer.
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Platform;

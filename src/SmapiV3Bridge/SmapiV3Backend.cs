@@ -1,5 +1,6 @@
-// SMAPIv2 -> one SMAPIv3 volume plugin and the datapath plugins: which scripts, in which order (research/storage.md 5.5; what that table marks as BUG is
-// done right here). The SR string that SR.attach answered is kept in storage.db, so that SRs survive a restart of the daemon.
+// SMAPIv2 -> one SMAPIv3 volume plugin and the datapath plugins: which scripts, in which order (research/storage.md 5.5; what that table
+// marks as BUG is done right here). The SR string that SR.attach answered is kept in storage.db, so that SRs survive a restart of the
+// daemon.
 using System.Text.Json.Nodes;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -14,7 +15,8 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
     public Task<QueryResult> QueryAsync(string dbg, CancellationToken cancellationToken) => Task.FromResult(plugin.Query);
 
     public async Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken)
     {
         JsonObject parameters = Configured(dbg, deviceConfig);
@@ -25,10 +27,12 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
         return answer is null && plugin.IsVersion3 ? deviceConfig : Shaped("SR.create", answer, StorageWire.Map);
     }
 
-    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig, CancellationToken cancellationToken)
+    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig,
+        CancellationToken cancellationToken)
     {
         JsonNode? answer = await plugin.Scripts.RunAsync("SR.attach", Configured(dbg, deviceConfig), cancellationToken);
-        state.Remember(sr, SrString, Shaped("SR.attach", answer, static a => a is JsonValue ? StorageWire.TextOf(a) : throw new RpcFormatException("no string")));
+        state.Remember(sr, SrString,
+            Shaped("SR.attach", answer, static a => a is JsonValue ? StorageWire.TextOf(a) : throw new RpcFormatException("no string")));
     }
 
     public async Task SrDetachAsync(string dbg, SrId sr, CancellationToken cancellationToken)
@@ -155,7 +159,8 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
         await scripts.RunAsync(readOnly ? "Datapath.activate_readonly" : "Datapath.activate", parameters, cancellationToken);
     }
 
-    public async Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken)
+    public async Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm,
+        CancellationToken cancellationToken)
     {
         (ScriptFolder scripts, JsonObject parameters) = await DatapathAsync(dbg, datapath, sr, vdi, vm, cancellationToken);
         await scripts.RunAsync("Datapath.deactivate", parameters, cancellationToken);
@@ -167,7 +172,9 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
         await scripts.RunAsync("Datapath.detach", parameters, cancellationToken);
     }
 
-    /// <summary>The first of the volume's URIs that has a plugin; asked anew for each call, so a plugin's URIs must be stable from attach to detach.</summary>
+    /// <summary>
+    /// The first of the volume's URIs that has a plugin; asked anew for each call, so a plugin's URIs must be stable from attach to detach.
+    /// </summary>
     private async Task<(ScriptFolder Scripts, JsonObject Parameters)> DatapathAsync(
         string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken)
     {

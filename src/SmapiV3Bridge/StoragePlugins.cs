@@ -1,5 +1,5 @@
-// Finds the SMAPIv3 plugins under a root: volume/<queue name>/ and datapath/<uri scheme>/ (research/storage.md 5.1, 5.3, 5.5). A bad one is reported with
-// its reason and does not stop the others.
+// Finds the SMAPIv3 plugins under a root: volume/<queue name>/ and datapath/<uri scheme>/ (research/storage.md 5.1, 5.3, 5.5). A bad one is
+// reported with its reason and does not stop the others.
 using System.Text.Json.Nodes;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -38,9 +38,11 @@ public sealed class StoragePlugins
 
     private static readonly (string Script, string Feature)[] FeatureOfScript =
     [
-        ("SR.attach", "SR_ATTACH"), ("SR.create", "SR_CREATE"), ("SR.destroy", "SR_DELETE"), ("SR.detach", "SR_DETACH"), ("SR.ls", "SR_SCAN"),
+        ("SR.attach", "SR_ATTACH"), ("SR.create", "SR_CREATE"), ("SR.destroy", "SR_DELETE"), ("SR.detach", "SR_DETACH"),
+        ("SR.ls", "SR_SCAN"),
         ("SR.stat", "SR_UPDATE"), ("SR.probe", "SR_PROBE"), ("Volume.create", "VDI_CREATE"), ("Volume.clone", "VDI_CLONE"),
-        ("Volume.snapshot", "VDI_SNAPSHOT"), ("Volume.resize", "VDI_RESIZE"), ("Volume.destroy", "VDI_DELETE"), ("Volume.stat", "VDI_UPDATE"),
+        ("Volume.snapshot", "VDI_SNAPSHOT"), ("Volume.resize", "VDI_RESIZE"), ("Volume.destroy", "VDI_DELETE"),
+        ("Volume.stat", "VDI_UPDATE"),
         ("Volume.clone", "VDI_RESET_ON_BOOT"),
     ];
 
@@ -125,8 +127,10 @@ public sealed class StoragePlugins
             IEnumerable<string> shown = FeatureOfScript.Where(f => scripts.Has(f.Script)).Select(static f => f.Feature);
             return new QueryResult(
                 StorageWire.Text(query, "plugin"), StorageWire.Text(query, "name", ""), StorageWire.Text(query, "description", ""),
-                StorageWire.Text(query, "vendor", ""), StorageWire.Text(query, "version", ""), StorageWire.Text(query, "required_api_version"),
-                said.Concat(shown).Concat(AlwaysThere).Distinct().ToList(), StorageWire.Map(StorageWire.Find(query, "configuration")), "SMAPIv3");
+                StorageWire.Text(query, "vendor", ""), StorageWire.Text(query, "version", ""),
+                StorageWire.Text(query, "required_api_version"),
+                said.Concat(shown).Concat(AlwaysThere).Distinct().ToList(), StorageWire.Map(StorageWire.Find(query, "configuration")),
+                "SMAPIv3");
         }
         catch (RpcFormatException e)
         {

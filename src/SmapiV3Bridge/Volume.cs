@@ -1,4 +1,5 @@
-// A SMAPIv3 volume and what SMAPIv2 makes of it: the custom keys under which another toolstack finds the rest (research/storage.md 5.4, 5.5).
+// A SMAPIv3 volume and what SMAPIv2 makes of it: the custom keys under which another toolstack finds the rest (research/storage.md 5.4,
+// 5.5).
 using System.Text.Json.Nodes;
 using StorageAccess;
 using StorageAccess.Wire;

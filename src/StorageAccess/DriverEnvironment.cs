@@ -1,5 +1,6 @@
-// What a driver or plugin process finds in its environment: not ours, but a clean one (research/storage.md 3.1): PATH with the tools first, and what
-// the integrator configured. The .NET location is passed on, because the shipped drivers are .NET programs and the runtime may live anywhere.
+// What a driver or plugin process finds in its environment: not ours, but a clean one (research/storage.md 3.1): PATH with the tools first,
+// and what the integrator configured. The .NET location is passed on, because the shipped drivers are .NET programs and the runtime may
+// live anywhere.
 using System.Collections;
 using System.Runtime.InteropServices;
 

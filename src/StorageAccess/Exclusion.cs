@@ -52,7 +52,8 @@ internal sealed class Exclusion(string kind, TimeProvider time, TimeSpan waitLim
     }
 
     private StorageException Busy(Request wanted, Request holder, string why) =>
-        new("OTHER_OPERATION_IN_PROGRESS", kind, wanted.Name ?? "", $"{why}: {holder.Holder} holds it since {holder.Since:yyyyMMddTHH:mm:ssZ}");
+        new("OTHER_OPERATION_IN_PROGRESS", kind, wanted.Name ?? "",
+            $"{why}: {holder.Holder} holds it since {holder.Since:yyyyMMddTHH:mm:ssZ}");
 
     private void Remove(LinkedListNode<Request> node)
     {

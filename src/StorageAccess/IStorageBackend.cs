@@ -1,10 +1,10 @@
 namespace StorageAccess;
 
 /// <summary>
-/// One driver or plugin behind the storage access layer: SMAPIv2 below the automaton (research: storage.md 1.5). Calls are idempotent where the field's are
-/// (attach of the attached, detach of the detached). <c>dbg</c> names the task for logs. Every call may throw <see cref="StorageException"/>:
-/// the driver said no and nothing changed, or it gave no answer (<see cref="StorageException.NoAnswer"/>) and what it did is unknown.
-/// The layer above serialises calls per SR and per VDI and only makes transitions that the automaton allows.
+/// One driver or plugin behind the storage access layer: SMAPIv2 below the automaton (research: storage.md 1.5). Calls are idempotent where
+/// the field's are (attach of the attached, detach of the detached). <c>dbg</c> names the task for logs. Every call may throw
+/// <see cref="StorageException"/>: the driver said no and nothing changed, or it gave no answer (<see cref="StorageException.NoAnswer"/>) and
+/// what it did is unknown. The layer above serialises calls per SR and per VDI and only makes transitions that the automaton allows.
 /// </summary>
 public interface IStorageBackend
 {
@@ -12,7 +12,8 @@ public interface IStorageBackend
 
     /// <returns>The device_config to keep, possibly amended.</returns>
     Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken);
 
     Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig, CancellationToken cancellationToken);
@@ -51,12 +52,13 @@ public interface IStorageBackend
 }
 
 /// <summary>
-/// What a user of disks (xenopsd, the replication service) needs of the storage access layer; in process it is the layer itself, in another process
-/// the client of its unix socket.
+/// What a user of disks (xenopsd, the replication service) needs of the storage access layer; in process it is the layer itself, in another
+/// process the client of its unix socket.
 /// </summary>
 public interface IDatapaths
 {
-    Task<Backend> AttachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken);
+    Task<Backend> AttachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access,
+        CancellationToken cancellationToken);
 
     Task ActivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken);
 

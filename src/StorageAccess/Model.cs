@@ -51,7 +51,8 @@ public sealed record VdiInfo
     public IReadOnlyDictionary<string, string> SmConfig { get; init; } = new Dictionary<string, string>();
 }
 
-public sealed record SrInfo(string Uuid, string NameLabel, string NameDescription, long TotalSpaceBytes, long FreeSpaceBytes, bool Clustered, string Health);
+public sealed record SrInfo(string Uuid, string NameLabel, string NameDescription, long TotalSpaceBytes, long FreeSpaceBytes,
+    bool Clustered, string Health);
 
 public sealed record SrScan(IReadOnlyList<VdiInfo> Vdis, SrInfo Info);
 
@@ -118,5 +119,6 @@ public sealed record DatapathRow(DatapathId Datapath, SrId Sr, VdiId Vdi, string
     /// <summary>When it was first attached.</summary>
     public DateTimeOffset Since { get; init; }
 
-    public override string ToString() => $"datapath {Datapath} of VM {Vm}, {State}{(IsLeaked ? ", leaked" : "")}, since {Since:yyyyMMddTHH:mm:ssZ}";
+    public override string ToString() =>
+        $"datapath {Datapath} of VM {Vm}, {State}{(IsLeaked ? ", leaked" : "")}, since {Since:yyyyMMddTHH:mm:ssZ}";
 }

@@ -19,7 +19,8 @@ public sealed class StorageClient(JsonRpcClient rpc) : IDatapaths
 
     /// <returns>The device_config to keep, possibly amended.</returns>
     public async Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken)
     {
         JsonObject parameters = OfSr(dbg, sr);
@@ -37,11 +38,14 @@ public sealed class StorageClient(JsonRpcClient rpc) : IDatapaths
         return CallAsync("SR.attach", parameters, cancellationToken);
     }
 
-    public Task SrDetachAsync(string dbg, SrId sr, CancellationToken cancellationToken) => CallAsync("SR.detach", OfSr(dbg, sr), cancellationToken);
+    public Task SrDetachAsync(string dbg, SrId sr, CancellationToken cancellationToken) =>
+        CallAsync("SR.detach", OfSr(dbg, sr), cancellationToken);
 
-    public Task SrResetAsync(string dbg, SrId sr, CancellationToken cancellationToken) => CallAsync("SR.reset", OfSr(dbg, sr), cancellationToken);
+    public Task SrResetAsync(string dbg, SrId sr, CancellationToken cancellationToken) =>
+        CallAsync("SR.reset", OfSr(dbg, sr), cancellationToken);
 
-    public Task SrDestroyAsync(string dbg, SrId sr, CancellationToken cancellationToken) => CallAsync("SR.destroy", OfSr(dbg, sr), cancellationToken);
+    public Task SrDestroyAsync(string dbg, SrId sr, CancellationToken cancellationToken) =>
+        CallAsync("SR.destroy", OfSr(dbg, sr), cancellationToken);
 
     public async Task<SrScan> SrScanAsync(string dbg, SrId sr, CancellationToken cancellationToken)
     {

@@ -25,7 +25,9 @@ public sealed class StorageException : Exception
 
     public IReadOnlyList<string> Parameters { get; }
 
-    /// <summary>The driver died, was killed or answered garbage: what it did is unknown, and the layer repairs it before the VDI is used again.</summary>
+    /// <summary>
+    /// The driver died, was killed or answered garbage: what it did is unknown, and the layer repairs it before the VDI is used again.
+    /// </summary>
     public bool IsOutcomeUnknown { get; private init; }
 
     /// <summary>The two states of an Illegal_transition.</summary>

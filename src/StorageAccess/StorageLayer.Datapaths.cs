@@ -1,6 +1,7 @@
-// The datapath half of the layer: one call takes one datapath one step along the automaton; the backend is called when the superstate changes.
-// Before a backend call the VDI's row says "maybe" (unsettled); an answer settles it. A row found unsettled, after a crash or after a call without an
-// answer, is repaired by idempotent calls to what the datapath table says before anything else is done with the VDI.
+// The datapath half of the layer: one call takes one datapath one step along the automaton; the backend is called when the superstate
+// changes. Before a backend call the VDI's row says "maybe" (unsettled); an answer settles it. A row found unsettled, after a crash or
+// after a call without an answer, is repaired by idempotent calls to what the datapath table says before anything else is done with the
+// VDI.
 using Platform;
 
 namespace StorageAccess;
@@ -26,8 +27,9 @@ public sealed partial class StorageLayer
         PerformAsync(dbg, datapath, sr, vdi, vm, DatapathOperation.Detach, cancellationToken);
 
     /// <summary>
-    /// Takes a datapath down from whatever state it is in. When the backend refuses: with <paramref name="allowLeak"/> the datapath is forgotten and the
-    /// VDI is cleaned up before its next use; without, the error is raised and the datapath is kept as leaked, to be tried again then.
+    /// Takes a datapath down from whatever state it is in. When the backend refuses: with <paramref name="allowLeak"/> the datapath is
+    /// forgotten and the VDI is cleaned up before its next use; without, the error is raised and the datapath is kept as leaked, to be
+    /// tried again then.
     /// </summary>
     public async Task DestroyAsync(string dbg, DatapathId datapath, bool allowLeak, CancellationToken cancellationToken)
     {
@@ -173,7 +175,8 @@ public sealed partial class StorageLayer
         switch (operation)
         {
             case BackendOperation.Attach:
-                return vdi with { Backend = await backend.VdiAttachAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken) };
+                return vdi with { Backend =
+                    await backend.VdiAttachAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken) };
             case BackendOperation.Activate:
                 await backend.VdiActivateAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken);
                 return vdi;

@@ -1,5 +1,6 @@
-// The storage access layer of one host: SR -> backend by type (the mux), the automaton and the locks in front of every backend, and storage.db behind
-// them. Agrees with research/storage.md 2.1-2.5. Lock order: SR, then VDI. A VDI call excludes SR.detach and SR.destroy of its SR, not SR.scan.
+// The storage access layer of one host: SR -> backend by type (the mux), the automaton and the locks in front of every backend, and
+// storage.db behind them. Agrees with research/storage.md 2.1-2.5. Lock order: SR, then VDI. A VDI call excludes SR.detach and SR.destroy
+// of its SR, not SR.scan.
 using System.Collections.Concurrent;
 using Platform;
 
@@ -36,7 +37,8 @@ public sealed partial class StorageLayer : IDatapaths
         SrRow? known = state.FindSr(sr);
         if (known is not null && known.Type != type && (known.IsAttached || known.IsUnsettled))
             throw StorageException.Internal($"SR {sr} is attached as {known.Type}; detach it before registering it as {type}");
-        state.Save(known is null ? new SrRow(sr, type, deviceConfig, false, false) : known with { Type = type, DeviceConfig = deviceConfig });
+        state.Save(known is null ? new SrRow(sr, type, deviceConfig, false, false)
+            : known with { Type = type, DeviceConfig = deviceConfig });
     }
 
     /// <summary>What is registered, with device_config (which may hold secrets).</summary>
@@ -55,7 +57,8 @@ public sealed partial class StorageLayer : IDatapaths
 
     /// <returns>The device_config to keep, possibly amended.</returns>
     public async Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken)
     {
         using IDisposable held = await srLocks.TakeAsync(sr.Value, $"SR.create ({dbg})", cancellationToken);
@@ -69,7 +72,8 @@ public sealed partial class StorageLayer : IDatapaths
     }
 
     /// <summary>Nothing to do when it is attached already.</summary>
-    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig, CancellationToken cancellationToken)
+    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig,
+        CancellationToken cancellationToken)
     {
         using IDisposable held = await srLocks.TakeAsync(sr.Value, $"SR.attach ({dbg})", cancellationToken);
         SrRow row = Registered(sr) with { DeviceConfig = deviceConfig };
@@ -142,7 +146,8 @@ public sealed partial class StorageLayer : IDatapaths
         return await BackendOf(Attached(sr)).VdiStatAsync(dbg, sr, vdi, cancellationToken);
     }
 
-    /// <exception cref="StorageException">VDI_IN_USE with the holders, unless all that is left of them is leaked and can be taken down.</exception>
+    /// <exception cref="StorageException">VDI_IN_USE with the holders, unless all that is left of them is leaked and can be taken
+    /// down.</exception>
     public async Task VdiDestroyAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken)
     {
         using IDisposable held = await VdiLocks(sr).TakeAsync(vdi.Value, $"VDI.destroy ({dbg})", cancellationToken);
@@ -155,14 +160,17 @@ public sealed partial class StorageLayer : IDatapaths
     }
 
     public Task<VdiInfo> VdiSnapshotAsync(string dbg, SrId sr, VdiInfo source, CancellationToken cancellationToken) =>
-        WithVdiAsync(dbg, "VDI.snapshot", sr, source.Vdi, backend => backend.VdiSnapshotAsync(dbg, sr, source, cancellationToken), cancellationToken);
+        WithVdiAsync(dbg, "VDI.snapshot", sr, source.Vdi, backend =>
+            backend.VdiSnapshotAsync(dbg, sr, source, cancellationToken), cancellationToken);
 
     public Task<VdiInfo> VdiCloneAsync(string dbg, SrId sr, VdiInfo source, CancellationToken cancellationToken) =>
-        WithVdiAsync(dbg, "VDI.clone", sr, source.Vdi, backend => backend.VdiCloneAsync(dbg, sr, source, cancellationToken), cancellationToken);
+        WithVdiAsync(dbg, "VDI.clone", sr, source.Vdi, backend =>
+            backend.VdiCloneAsync(dbg, sr, source, cancellationToken), cancellationToken);
 
     /// <returns>The new virtual size.</returns>
     public Task<long> VdiResizeAsync(string dbg, SrId sr, VdiId vdi, long newSizeBytes, CancellationToken cancellationToken) =>
-        WithVdiAsync(dbg, "VDI.resize", sr, vdi, backend => backend.VdiResizeAsync(dbg, sr, vdi, newSizeBytes, cancellationToken), cancellationToken);
+        WithVdiAsync(dbg, "VDI.resize", sr, vdi, backend =>
+            backend.VdiResizeAsync(dbg, sr, vdi, newSizeBytes, cancellationToken), cancellationToken);
 
     private async Task<T> WithVdiAsync<T>(
         string dbg, string call, SrId sr, VdiId vdi, Func<IStorageBackend, Task<T>> run, CancellationToken cancellationToken)

@@ -1,5 +1,5 @@
-// SMAPIv2 as other processes see it: the field's method names and named parameters (research/storage.md 1.2, 1.5), for JsonRpcDispatcher. Older spellings
-// of the datapath calls are normalised upward as the field's mux does (2.1).
+// SMAPIv2 as other processes see it: the field's method names and named parameters (research/storage.md 1.2, 1.5), for JsonRpcDispatcher.
+// Older spellings of the datapath calls are normalised upward as the field's mux does (2.1).
 using System.Text;
 using System.Text.Json.Nodes;
 using StorageAccess.Wire;
@@ -11,7 +11,8 @@ namespace StorageAccess;
 public sealed class StorageServer
 {
     private static readonly QueryResult Mux = new(
-        "mux", "storage multiplexor", "forwards calls to other plugins", "Storage", "1.0", "2.0", [], new Dictionary<string, string>(), "SMAPIv2");
+        "mux", "storage multiplexor", "forwards calls to other plugins", "Storage", "1.0", "2.0", [], new Dictionary<string, string>(),
+        "SMAPIv2");
 
     private readonly StorageLayer layer;
 
@@ -33,7 +34,8 @@ public sealed class StorageServer
     {
         ["SR.list"] = (_, _) => Task.FromResult<JsonNode?>(Strings(layer.SrList().Select(static s => s.Value))),
         ["SR.create"] = async (p, c) => Write(await layer.SrCreateAsync(
-            Dbg(p), Sr(p), Text(p, "name_label"), Text(p, "name_description", ""), Map(Find(p, "device_config")), Number(p, "physical_size"), c)),
+            Dbg(p), Sr(p), Text(p, "name_label"), Text(p, "name_description", ""), Map(Find(p, "device_config")),
+            Number(p, "physical_size"), c)),
         ["SR.attach"] = (p, c) => Unit(layer.SrAttachAsync(Dbg(p), Sr(p), Map(Find(p, "device_config")), c)),
         ["SR.detach"] = (p, c) => Unit(layer.SrDetachAsync(Dbg(p), Sr(p), c)),
         ["SR.reset"] = (p, c) => Unit(layer.SrResetAsync(Dbg(p), Sr(p), c)),
@@ -68,7 +70,8 @@ public sealed class StorageServer
         ["VDI.deactivate"] = (p, c) => Unit(layer.DeactivateAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
         ["VDI.detach"] = (p, c) => Unit(layer.DetachAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
         ["VDI.epoch_begin"] = static (p, _) =>
-            Flag(p, "persistent", true) ? Task.FromResult<JsonNode?>(null) : throw StorageException.Unimplemented("VDI.epoch_begin, not persistent"),
+            Flag(p, "persistent", true) ? Task.FromResult<JsonNode?>(null)
+                : throw StorageException.Unimplemented("VDI.epoch_begin, not persistent"),
         ["VDI.epoch_end"] = static (_, _) => Task.FromResult<JsonNode?>(null),
     };
 

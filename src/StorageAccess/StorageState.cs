@@ -1,5 +1,6 @@
-// What the storage access layer must know after a crash: storage.db, one SQLite file (decision D6). A row is written before the backend is called
-// (unsettled = 1: "maybe") and again after it answered, so that the state is never guessed. Replaces the field's JSON file (research/storage.md 2.2, 2.5).
+// What the storage access layer must know after a crash: storage.db, one SQLite file (decision D6). A row is written before the backend is
+// called (unsettled = 1: "maybe") and again after it answered, so that the state is never guessed. Replaces the field's JSON file
+// (research/storage.md 2.2, 2.5).
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.Data.Sqlite;
@@ -59,7 +60,8 @@ public sealed class StorageState : IDisposable
             .FirstOrDefault();
 
     public void Remember(SrId sr, string key, string value) => file.Execute(
-        "INSERT INTO memory VALUES ($sr,$key,$value) ON CONFLICT DO UPDATE SET value=$value", ("$sr", sr.Value), ("$key", key), ("$value", value));
+        "INSERT INTO memory VALUES ($sr,$key,$value) ON CONFLICT DO UPDATE SET value=$value", ("$sr", sr.Value), ("$key", key),
+        ("$value", value));
 
     public void Forget(SrId sr, string key) =>
         file.Execute("DELETE FROM memory WHERE sr=$sr AND key=$key", ("$sr", sr.Value), ("$key", key));
@@ -82,7 +84,8 @@ public sealed class StorageState : IDisposable
             file.Execute($"DELETE FROM {table} WHERE sr=$sr", ("$sr", sr.Value));
     });
 
-    internal VdiRow? FindVdi(SrId sr, VdiId vdi) => Vdis("WHERE sr=$sr AND vdi=$vdi", ("$sr", sr.Value), ("$vdi", vdi.Value)).FirstOrDefault();
+    internal VdiRow? FindVdi(SrId sr, VdiId vdi) =>
+        Vdis("WHERE sr=$sr AND vdi=$vdi", ("$sr", sr.Value), ("$vdi", vdi.Value)).FirstOrDefault();
 
     internal List<VdiRow> Vdis(SrId sr) => Vdis("WHERE sr=$sr ORDER BY vdi", ("$sr", sr.Value));
 
@@ -118,7 +121,8 @@ public sealed class StorageState : IDisposable
             file.Execute(
                 $"INSERT INTO datapath ({DatapathColumns}) VALUES ($dp,$sr,$vdi,$vm,$phase,$access,$leaked,$since) " +
                 "ON CONFLICT DO UPDATE SET vm=$vm, phase=$phase, access=$access, leaked=$leaked",
-                ("$dp", row.Datapath.Value), ("$sr", row.Sr.Value), ("$vdi", row.Vdi.Value), ("$vm", row.Vm), ("$phase", (int)row.State.Phase),
+                ("$dp", row.Datapath.Value), ("$sr", row.Sr.Value), ("$vdi", row.Vdi.Value), ("$vm", row.Vm),
+                ("$phase", (int)row.State.Phase),
                 ("$access", (int)row.State.Access), ("$leaked", row.IsLeaked), ("$since", row.Since.ToString("O")));
     }
 
@@ -152,5 +156,6 @@ public sealed class StorageState : IDisposable
         },
         parameters);
 
-    private static VdiState State(SqliteDataReader row, int column) => new((VdiPhase)row.GetInt32(column), (VdiAccess)row.GetInt32(column + 1));
+    private static VdiState State(SqliteDataReader row, int column) =>
+        new((VdiPhase)row.GetInt32(column), (VdiAccess)row.GetInt32(column + 1));
 }

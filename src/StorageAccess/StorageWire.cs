@@ -1,5 +1,5 @@
-// SMAPIv2's nouns as JSON: field names, variants, optional fields and errors as research/storage.md 1.2, 1.3 and 1.4 give them. Names and tags are
-// read without regard to case; a missing field takes the field's default.
+// SMAPIv2's nouns as JSON: field names, variants, optional fields and errors as research/storage.md 1.2, 1.3 and 1.4 give them. Names and
+// tags are read without regard to case; a missing field takes the field's default.
 using System.Globalization;
 using System.Text.Json.Nodes;
 using StorageAccess.Wire;
@@ -101,7 +101,8 @@ internal static class StorageWire
     {
         JsonObject json = Object(node, "query_result");
         return new QueryResult(
-            Text(json, "driver"), Text(json, "name", ""), Text(json, "description", ""), Text(json, "vendor", ""), Text(json, "version", ""),
+            Text(json, "driver"), Text(json, "name", ""), Text(json, "description", ""), Text(json, "vendor", ""),
+            Text(json, "version", ""),
             Text(json, "required_api_version", ""), Items(Find(json, "features")).Select(TextOf).ToList(), Map(Find(json, "configuration")),
             Text(json, "smapi_version", "SMAPIv2"));
     }
@@ -122,7 +123,8 @@ internal static class StorageWire
     public static VdiState ReadState(JsonNode? node) => node switch
     {
         JsonArray { Count: 2 } pair when Enum.TryParse(TextOf(pair[0]), ignoreCase: true, out VdiPhase phase) =>
-            new VdiState(phase, TextOf(pair[1]).Equals("RW", StringComparison.OrdinalIgnoreCase) ? VdiAccess.ReadWrite : VdiAccess.ReadOnly),
+            new VdiState(phase, TextOf(pair[1]).Equals("RW", StringComparison.OrdinalIgnoreCase) ? VdiAccess.ReadWrite
+                : VdiAccess.ReadOnly),
         _ => VdiState.Detached,
     };
 
@@ -150,7 +152,8 @@ internal static class StorageWire
         string text = payload is JsonValue ? TextOf(payload) : payload?.ToJsonString() ?? "";
         return error.Tag.ToLowerInvariant() switch
         {
-            "backend_error" when payload is JsonArray { Count: 2 } pair => new StorageException(TextOf(pair[0]), Items(pair[1]).Select(TextOf).ToList()),
+            "backend_error" when payload is JsonArray { Count: 2 } pair =>
+                new StorageException(TextOf(pair[0]), Items(pair[1]).Select(TextOf).ToList()),
             // The first parameter is the backtrace.
             "backend_error_with_backtrace" when payload is JsonArray { Count: 2 } pair =>
                 new StorageException(TextOf(pair[0]), Items(pair[1]).Skip(1).Select(TextOf).ToList()),
@@ -178,7 +181,8 @@ internal static class StorageWire
         return null;
     }
 
-    public static JsonNode Get(JsonObject json, string name) => Find(json, name) ?? throw new RpcFormatException($"the member \"{name}\" is missing");
+    public static JsonNode Get(JsonObject json, string name) =>
+        Find(json, name) ?? throw new RpcFormatException($"the member \"{name}\" is missing");
 
     public static string Text(JsonObject json, string name) => TextOf(Get(json, name));
 
@@ -190,7 +194,8 @@ internal static class StorageWire
 
     public static long Number(JsonObject json, string name) => NumberOf(Get(json, name), name);
 
-    public static long Number(JsonObject json, string name, long fallback) => Find(json, name) is { } node ? NumberOf(node, name) : fallback;
+    public static long Number(JsonObject json, string name, long fallback) =>
+        Find(json, name) is { } node ? NumberOf(node, name) : fallback;
 
     public static Dictionary<string, string> Map(JsonNode? node) =>
         node is null ? [] : Object(node, "a dict").ToDictionary(static p => p.Key, static p => TextOf(p.Value));
@@ -211,7 +216,8 @@ internal static class StorageWire
 
     public static JsonArray Strings(IEnumerable<string> items) => new(items.Select(static s => (JsonNode)JsonValue.Create(s)).ToArray());
 
-    private static JsonObject Object(JsonNode? node, string what) => node as JsonObject ?? throw new RpcFormatException($"{what} must be a dict");
+    private static JsonObject Object(JsonNode? node, string what) =>
+        node as JsonObject ?? throw new RpcFormatException($"{what} must be a dict");
 
     private static JsonNode Write(Implementation implementation) => implementation switch
     {

@@ -1,5 +1,5 @@
-// The VDI automaton as pure functions: where one datapath may go, what all datapaths of a VDI amount to together (the superstate), and which
-// backend operations lead from one superstate to another. Agrees with research/storage.md 2.3, table by table.
+// The VDI automaton as pure functions: where one datapath may go, what all datapaths of a VDI amount to together (the superstate), and
+// which backend operations lead from one superstate to another. Agrees with research/storage.md 2.3, table by table.
 namespace StorageAccess;
 
 /// <summary>What a datapath's owner asks for.</summary>
@@ -34,7 +34,8 @@ public static class VdiAutomaton
         (VdiPhase.Detached, _) => now,
         (_, DatapathOperation.AttachReadWrite) when now.Access == VdiAccess.ReadOnly =>
             throw StorageException.IllegalTransition(
-                now, now with { Access = VdiAccess.ReadWrite }, "the datapath is attached read-only; detach it before attaching it writable"),
+                now, now with { Access = VdiAccess.ReadWrite },
+                "the datapath is attached read-only; detach it before attaching it writable"),
         (_, DatapathOperation.AttachReadOnly or DatapathOperation.AttachReadWrite) => now,
         (_, DatapathOperation.Activate) => now with { Phase = VdiPhase.Activated },
         (_, DatapathOperation.Deactivate) => now with { Phase = VdiPhase.Attached },
@@ -59,7 +60,9 @@ public static class VdiAutomaton
         return all;
     }
 
-    /// <summary>The backend operations, in order, between two superstates; null when the field has no way (read-only to writable or back).</summary>
+    /// <summary>
+    /// The backend operations, in order, between two superstates; null when the field has no way (read-only to writable or back).
+    /// </summary>
     public static IReadOnlyList<BackendOperation>? Operations(VdiState from, VdiState to)
     {
         bool bothUp = from.Phase != VdiPhase.Detached && to.Phase != VdiPhase.Detached;

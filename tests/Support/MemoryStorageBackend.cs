@@ -3,8 +3,8 @@ using StorageAccess;
 namespace Support;
 
 /// <summary>
-/// A storage backend in memory with the whole contract: idempotent datapath calls, and a no where the field says no. It records its calls, and a test may
-/// make the next call of a name fail or hang.
+/// A storage backend in memory with the whole contract: idempotent datapath calls, and a no where the field says no. It records its calls,
+/// and a test may make the next call of a name fail or hang.
 /// </summary>
 public sealed class MemoryStorageBackend : IStorageBackend
 {
@@ -48,14 +48,16 @@ public sealed class MemoryStorageBackend : IStorageBackend
     }
 
     public async Task<IReadOnlyDictionary<string, string>> SrCreateAsync(
-        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig, long physicalSizeBytes,
+        string dbg, SrId sr, string nameLabel, string nameDescription, IReadOnlyDictionary<string, string> deviceConfig,
+        long physicalSizeBytes,
         CancellationToken cancellationToken)
     {
         await EnterAsync("SrCreate", nameLabel);
         return new Dictionary<string, string>(deviceConfig) { ["made"] = $"{physicalSizeBytes}" };
     }
 
-    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig, CancellationToken cancellationToken)
+    public async Task SrAttachAsync(string dbg, SrId sr, IReadOnlyDictionary<string, string> deviceConfig,
+        CancellationToken cancellationToken)
     {
         await EnterAsync("SrAttach", "");
         IsSrAttached = true;
@@ -133,7 +135,8 @@ public sealed class MemoryStorageBackend : IStorageBackend
         if (StateOf(vdi).Phase == VdiPhase.Detached)
             states[vdi] = new VdiState(VdiPhase.Attached, access);
         Leave("VdiAttach");
-        return new Backend([new XenDisk("", new Dictionary<string, string>(), "vbd3"), new NbdImplementation($"nbd:unix:/nbd/{vdi}:exportname={vdi}")]);
+        return new Backend([new XenDisk("", new Dictionary<string, string>(), "vbd3"),
+            new NbdImplementation($"nbd:unix:/nbd/{vdi}:exportname={vdi}")]);
     }
 
     public async Task VdiActivateAsync(
@@ -146,7 +149,8 @@ public sealed class MemoryStorageBackend : IStorageBackend
         Leave("VdiActivate");
     }
 
-    public async Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken)
+    public async Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm,
+        CancellationToken cancellationToken)
     {
         await EnterAsync("VdiDeactivate", $"{vdi} {datapath}");
         if (StateOf(vdi).Phase == VdiPhase.Activated)

@@ -73,7 +73,8 @@ public sealed class UnixHttpServer : IAsyncDisposable
             head.Append((char)one[0]);
         }
 
-        string? field = head.ToString().Split("\r\n").FirstOrDefault(static l => l.StartsWith("content-length:", StringComparison.OrdinalIgnoreCase));
+        string? field =
+            head.ToString().Split("\r\n").FirstOrDefault(static l => l.StartsWith("content-length:", StringComparison.OrdinalIgnoreCase));
         return field is not null && int.TryParse(field[15..], out int length) && length is >= 0 and <= BodyLimitBytes ? length : null;
     }
 }

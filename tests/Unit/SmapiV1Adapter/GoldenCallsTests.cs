@@ -1,5 +1,6 @@
-// The argument that each command gives a driver, and what is made of real drivers' answers, against 59 recorded calls of DummySR, FileSR and ISOSR
-// (Golden/smapiv1.jsonl). The recorder wrote tagged strings and its own order; the field's form and order are research/storage.md 3.1.
+// The argument that each command gives a driver, and what is made of real drivers' answers, against 59 recorded calls of DummySR, FileSR
+// and ISOSR (Golden/smapiv1.jsonl). The recorder wrote tagged strings and its own order; the field's form and order are research/storage.md
+// 3.1.
 using System.Text.Json.Nodes;
 using SmapiV1Adapter;
 using StorageAccess;
@@ -12,7 +13,8 @@ public sealed class GoldenCallsTests : IDisposable
 {
     private static readonly string[] FieldsOrder =
     [
-        "host_ref", "command", "args", "device_config", "session_ref", "sr_sm_config", "sr_ref", "vdi_type", "sr_uuid", "vdi_ref", "vdi_location",
+        "host_ref", "command", "args", "device_config", "session_ref", "sr_sm_config", "sr_ref", "vdi_type", "sr_uuid", "vdi_ref",
+        "vdi_location",
         "vdi_uuid", "driver_params", "vdi_sm_config", "new_uuid", "subtask_of", "vdi_on_boot", "vdi_allow_caching", "local_cache_sr",
     ];
 
@@ -54,27 +56,32 @@ public sealed class GoldenCallsTests : IDisposable
         Assert.Equal(Canonical(recorded), Canonical(members));
         Assert.Equal(FieldsOrder.Where(n => members.Find(n) is not null), members.Members.Select(static m => m.Key));
         Assert.DoesNotContain("<string>", argument);
-        Assert.Equal(golden["fault"]?[0]?.GetValue<int>() switch { null => null, 38 => "UNIMPLEMENTED_IN_SM_BACKEND", 79 => "SR_BACKEND_FAILURE_79", _ => "?" }, refused?.Code);
+        Assert.Equal(golden["fault"]?[0]?.GetValue<int>() switch { null => null, 38 => "UNIMPLEMENTED_IN_SM_BACKEND", 79 =>
+            "SR_BACKEND_FAILURE_79", _ => "?" }, refused?.Code);
     }
 
     private SmapiV1Backend Backend(RpcStruct recorded)
     {
-        string path = FakeProgram.Write(folder.File("FakeSR"), $"printf %s \"$1\" > {folder.File("argument")}; cat {folder.File("answer")}");
+        string path =
+            FakeProgram.Write(folder.File("FakeSR"), $"printf %s \"$1\" > {folder.File("argument")}; cat {folder.File("answer")}");
         Dictionary<string, string> config = recorded.Get("device_config").AsMap();
         FakeSmDatabase database = new()
         {
             HostRef = recorded.Get("host_ref").AsString(),
             TaskRef = recorded.Get("subtask_of").AsString(),
             SrRecord = new SmSr(
-                recorded.Get("sr_ref").AsString(), recorded.Get("session_ref").AsString(), config.Remove("SRmaster", out string? master) && master == "true",
+                recorded.Get("sr_ref").AsString(), recorded.Get("session_ref").AsString(), config.Remove("SRmaster", out string? master)
+                    && master == "true",
                 config, recorded.Find("local_cache_sr")?.AsString()),
             IntroducesAnything = true,
         };
         if (recorded.Find("vdi_location") is { } location)
         {
-            VdiInfo info = new() { Vdi = new VdiId(location.AsString()), Uuid = recorded.Get("vdi_uuid").AsString(), SmConfig = Map(recorded, "driver_params") };
+            VdiInfo info = new() { Vdi = new VdiId(location.AsString()), Uuid = recorded.Get("vdi_uuid").AsString(),
+                SmConfig = Map(recorded, "driver_params") };
             database.VdiRecords[info.Vdi] = new SmVdi(
-                recorded.Get("vdi_ref").AsString(), recorded.Get("vdi_on_boot").AsString(), recorded.Get("vdi_allow_caching").AsBool(), info);
+                recorded.Get("vdi_ref").AsString(), recorded.Get("vdi_on_boot").AsString(), recorded.Get("vdi_allow_caching").AsBool(),
+                info);
         }
 
         Dictionary<string, int> capabilities = new() { ["VDI_ACTIVATE"] = 1, ["VDI_DEACTIVATE"] = 1 };
@@ -133,7 +140,8 @@ public sealed class GoldenCallsTests : IDisposable
     /// <summary>Members by name, so that only the content counts.</summary>
     private static string Canonical(RpcValue value) => value switch
     {
-        RpcStruct s => "{" + string.Join(",", s.Members.OrderBy(static m => m.Key, StringComparer.Ordinal).Select(static m => $"{m.Key}={Canonical(m.Value)}")) + "}",
+        RpcStruct s => "{" + string.Join(",",
+            s.Members.OrderBy(static m => m.Key, StringComparer.Ordinal).Select(static m => $"{m.Key}={Canonical(m.Value)}")) + "}",
         RpcArray a => "[" + string.Join(",", a.Items.Select(Canonical)) + "]",
         _ => $"'{value.AsString()}'",
     };

@@ -84,7 +84,8 @@ public sealed class SmapiV1BackendTests : IDisposable
     [InlineData("head -c 9000000 /dev/zero", "printed more than")]
     public async Task A_driver_that_hangs_dies_or_floods_is_ended_and_is_no_answer(string script, string why)
     {
-        SmapiV1Backend backend = Driver(script, deadline: script.StartsWith("sleep", StringComparison.Ordinal) ? TimeSpan.FromSeconds(0.5) : null);
+        SmapiV1Backend backend =
+            Driver(script, deadline: script.StartsWith("sleep", StringComparison.Ordinal) ? TimeSpan.FromSeconds(0.5) : null);
         StorageException e = await Assert.ThrowsAsync<StorageException>(() => backend.SrDetachAsync("t", Sr, None));
         Assert.Contains(why, e.Message);
         Assert.True(e.IsOutcomeUnknown);
@@ -93,9 +94,11 @@ public sealed class SmapiV1BackendTests : IDisposable
     [Fact]
     public async Task A_driver_gets_a_clean_environment()
     {
-        SmapiV1Backend backend = Driver($"/usr/bin/env > {folder.File("env")}; echo '{Nil}'", configured: new() { ["XAPI_UNIX_SOCKET"] = "/x" });
+        SmapiV1Backend backend =
+            Driver($"/usr/bin/env > {folder.File("env")}; echo '{Nil}'", configured: new() { ["XAPI_UNIX_SOCKET"] = "/x" });
         await backend.SrDetachAsync("t", Sr, None);
-        List<string> names = File.ReadLines(folder.File("env")).Select(static l => l.Split('=')[0]).Except(["PWD", "SHLVL", "_"]).Order().ToList();
+        List<string> names =
+            File.ReadLines(folder.File("env")).Select(static l => l.Split('=')[0]).Except(["PWD", "SHLVL", "_"]).Order().ToList();
         Assert.Equal(["DOTNET_ROOT", "ORIGINATOR", "PATH", "XAPI_UNIX_SOCKET"], names);
         Assert.Contains($"PATH={folder.Path}:/usr", await File.ReadAllTextAsync(folder.File("env")));
     }
@@ -104,7 +107,8 @@ public sealed class SmapiV1BackendTests : IDisposable
     public async Task A_secret_of_device_config_is_in_no_error()
     {
         database.SrRecord = database.SrRecord with { DeviceConfig = new Dictionary<string, string> { ["chappassword"] = "s3cr3t" } };
-        StorageException e = await Assert.ThrowsAsync<StorageException>(() => Driver("echo \"$1\"; echo \"$1\" >&2; exit 1").SrDetachAsync("t", Sr, None));
+        StorageException e =
+            await Assert.ThrowsAsync<StorageException>(() => Driver("echo \"$1\"; echo \"$1\" >&2; exit 1").SrDetachAsync("t", Sr, None));
         Assert.Contains("chappassword", e.Message);
         Assert.DoesNotContain("s3cr3t", e.Message);
     }
@@ -171,9 +175,11 @@ public sealed class SmapiV1BackendTests : IDisposable
         Assert.Equal(("nfs", 2), (driver.Type, driver.Capabilities["VDI_RESET_ON_BOOT"]));
         Assert.Equal(["VDI_CREATE", "VDI_RESET_ON_BOOT"], driver.Info.Features);
         Assert.Equal(
-            ["BadSR: sr_get_driver_info failed", "GoneSR: it is a link to nothing", "OpenSR: everybody may write to it", "PlainSR: it is not executable", "nfsSR: serves type"],
+            ["BadSR: sr_get_driver_info failed", "GoneSR: it is a link to nothing", "OpenSR: everybody may write to it",
+                "PlainSR: it is not executable", "nfsSR: serves type"],
             rejected.Select(r => $"{Path.GetFileName(r.Path)}: {r.Reason.Replace(folder.File("sm/NFSSR") + " ", "")}")
-                .Select(static r => r.StartsWith("BadSR", StringComparison.Ordinal) ? r[..32] : r.StartsWith("nfsSR", StringComparison.Ordinal) ? r[..18] : r));
+                .Select(static r => r.StartsWith("BadSR", StringComparison.Ordinal) ? r[..32]
+                    : r.StartsWith("nfsSR", StringComparison.Ordinal) ? r[..18] : r));
     }
 
     private SmapiV1Backend Answering(string stdout) => Driver($"cat <<'E'\n{stdout}\nE");

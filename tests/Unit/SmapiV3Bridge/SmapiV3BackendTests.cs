@@ -1,5 +1,5 @@
-// The bridge over plugins made of scripts: requests and answers as recorded from real plugins (Golden/smapiv3.jsonl), every form of error, and what the
-// translation must get right (research/storage.md 5.2-5.5).
+// The bridge over plugins made of scripts: requests and answers as recorded from real plugins (Golden/smapiv3.jsonl), every form of error,
+// and what the translation must get right (research/storage.md 5.2-5.5).
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using SmapiV3Bridge;
@@ -54,7 +54,8 @@ public sealed class SmapiV3BackendTests : IDisposable
         IReadOnlyDictionary<string, string> kept = await backend.SrCreateAsync("heldout", sr, "my sr", "words & more", config, 0, None);
         await backend.SrAttachAsync("heldout", sr, kept, None);
         await backend.SrStatAsync("heldout", sr, None);
-        VdiInfo request = new() { Vdi = new VdiId(""), NameLabel = "vol 1", NameDescription = "été 漢", VirtualSizeBytes = 8388608, Type = "" };
+        VdiInfo request =
+            new() { Vdi = new VdiId(""), NameLabel = "vol 1", NameDescription = "été 漢", VirtualSizeBytes = 8388608, Type = "" };
         VdiInfo made = await backend.VdiCreateAsync("heldout", sr, request, None);
         Assert.Equal("bb8807f9-a868-4e1c-90f7-27d4f17b38dc", made.Vdi.Value);
         Assert.Equal(16777216, await backend.VdiResizeAsync("heldout", sr, made.Vdi, 16777216, None));
@@ -69,12 +70,13 @@ public sealed class SmapiV3BackendTests : IDisposable
 
         foreach (IGrouping<string, JsonObject> sent in Sent().GroupBy(static s => s.Script, static s => s.Request))
         {
-            List<JsonNode> recorded = golden.Where(g => g["script"]!.ToString().EndsWith("/" + sent.Key, StringComparison.Ordinal)).ToList();
+            List<JsonNode> recorded =
+                golden.Where(g => g["script"]!.ToString().EndsWith("/" + sent.Key, StringComparison.Ordinal)).ToList();
             if (sent.Key != "Plugin.Query")
                 Assert.All(sent, r => Assert.Contains(recorded, g => JsonNode.DeepEquals(r, g["stdin"])));
         }
 
-        Assert.Equal(12, Sent().Select(static s => s.Script).Distinct().Count() - 1);
+        Assert.Equal(13, Sent().Select(static s => s.Script).Distinct().Count() - 1);
     }
 
     [Theory]
@@ -91,7 +93,8 @@ public sealed class SmapiV3BackendTests : IDisposable
     public async Task Errors_and_garbage_are_told_apart(string script, string code, string? parameters, bool isOutcomeUnknown)
     {
         FakeProgram.Write(folder.File("volume/org.xen.xapi.storage.fake/Volume.stat"), script);
-        SmapiV3Backend backend = await BackendAsync("fake", script.StartsWith("sleep", StringComparison.Ordinal) ? TimeSpan.FromSeconds(2) : null);
+        SmapiV3Backend backend =
+            await BackendAsync("fake", script.StartsWith("sleep", StringComparison.Ordinal) ? TimeSpan.FromSeconds(2) : null);
         StorageException e = await Assert.ThrowsAsync<StorageException>(() => backend.VdiStatAsync("t", Sr, Vdi, None));
         Assert.Equal((code, isOutcomeUnknown), (e.Code, e.IsOutcomeUnknown));
         if (parameters is not null)
@@ -103,14 +106,16 @@ public sealed class SmapiV3BackendTests : IDisposable
     {
         FakeProgram.Write(folder.File("volume/org.xen.xapi.storage.fake/Volume.stat"), "echo what went wrong >&2; exit 2");
         SmapiV3Backend backend = await BackendAsync();
-        Assert.Contains("what went wrong", (await Assert.ThrowsAsync<StorageException>(() => backend.VdiStatAsync("t", Sr, Vdi, None))).Parameters[3]);
+        Assert.Contains("what went wrong",
+            (await Assert.ThrowsAsync<StorageException>(() => backend.VdiStatAsync("t", Sr, Vdi, None))).Parameters[3]);
     }
 
     [Fact]
     public async Task A_missing_script_is_not_implemented()
     {
         SmapiV3Backend backend = await BackendAsync();
-        StorageException e = await Assert.ThrowsAsync<StorageException>(() => backend.VdiCloneAsync("t", Sr, new VdiInfo { Vdi = Vdi }, None));
+        StorageException e =
+            await Assert.ThrowsAsync<StorageException>(() => backend.VdiCloneAsync("t", Sr, new VdiInfo { Vdi = Vdi }, None));
         Assert.Equal(("Unimplemented", "Volume.clone"), (e.Tag, e.Parameters[0]));
     }
 
@@ -148,7 +153,8 @@ public sealed class SmapiV3BackendTests : IDisposable
         Assert.All(Sent("Volume.set"), static r => Assert.Equal("snap", r["key"]!.ToString()));
         Assert.Equal(
             ["content_id=c", "is_a_snapshot=true", "snapshot_of=k", "vdi-type=system"],
-            Sent("Volume.set").Select(static r => $"{r["k"]}={r["v"]}").Where(static k => !k.StartsWith("snapshot_time", StringComparison.Ordinal)).Order());
+            Sent("Volume.set").Select(static r => $"{r["k"]}={r["v"]}").Where(static k =>
+                !k.StartsWith("snapshot_time", StringComparison.Ordinal)).Order());
     }
 
     [Fact]
@@ -185,7 +191,8 @@ public sealed class SmapiV3BackendTests : IDisposable
         Script("volume/org.xen.xapi.storage.fake/SR.stat", stat.Replace("HEALTH", "Unavailable"));
         Script(
             "volume/org.xen.xapi.storage.fake/SR.ls",
-            $"[{Volume.Replace("\"vdi-type\":\"system\"", "\"clone-on-boot\":\"tmp\"")},{Volume.Replace("\"key\":\"k\"", "\"key\":\"tmp\"")}]");
+            $"[{Volume.Replace("\"vdi-type\":\"system\"", "\"clone-on-boot\":\"tmp\"")},{Volume.Replace("\"key\":\"k\"",
+            "\"key\":\"tmp\"")}]");
         SmapiV3Backend backend = await BackendAsync();
         Assert.Equal("SR_UNHEALTHY", (await Assert.ThrowsAsync<StorageException>(() => backend.SrScanAsync("t", Sr, None))).Code);
         Script("volume/org.xen.xapi.storage.fake/SR.stat", stat.Replace("HEALTH", "Healthy"));
@@ -205,7 +212,8 @@ public sealed class SmapiV3BackendTests : IDisposable
         VolumePlugin plugin = Assert.Single(plugins.Volumes);
         Assert.Equal("fake", plugin.Type);
         Assert.Equal(
-            ["SR_ATTACH", "VDI_ACTIVATE", "VDI_ATTACH", "VDI_CLONE", "VDI_DEACTIVATE", "VDI_DELETE", "VDI_DETACH", "VDI_INTRODUCE", "VDI_RESET_ON_BOOT", "VDI_UPDATE", "VDI_X"],
+            ["SR_ATTACH", "VDI_ACTIVATE", "VDI_ATTACH", "VDI_CLONE", "VDI_DEACTIVATE", "VDI_DELETE", "VDI_DETACH", "VDI_INTRODUCE",
+                "VDI_RESET_ON_BOOT", "VDI_UPDATE", "VDI_X"],
             plugin.Query.Features.Order(StringComparer.Ordinal));
         Assert.Equal(["broken", "empty", "old"], plugins.Rejected.Select(static r => r.Path.Split('.')[^1]));
         Assert.Equal(["tapdisk"], plugins.DatapathSchemes);
@@ -219,11 +227,13 @@ public sealed class SmapiV3BackendTests : IDisposable
     private void Script(string path, string answer)
     {
         string name = Path.GetFileName(path);
-        FakeProgram.Write(folder.File(path), $"read -r line; printf '%s\\t%s\\n' {name} \"$line\" >> {folder.File("sent")}; cat <<'E'\n{answer}\nE");
+        FakeProgram.Write(folder.File(path),
+            $"read -r line; printf '%s\\t%s\\n' {name} \"$line\" >> {folder.File("sent")}; cat <<'E'\n{answer}\nE");
     }
 
     private List<(string Script, JsonObject Request)> Sent() =>
-        File.ReadLines(folder.File("sent")).Select(static l => l.Split('\t', 2)).Select(static p => (p[0], JsonNode.Parse(p[1])!.AsObject())).ToList();
+        File.ReadLines(folder.File("sent")).Select(static l => l.Split('\t', 2)).Select(static p =>
+            (p[0], JsonNode.Parse(p[1])!.AsObject())).ToList();
 
     private List<JsonObject> Sent(string script) => Sent().Where(s => s.Script == script).Select(static s => s.Request).ToList();
 

@@ -78,7 +78,8 @@ public sealed class StorageLayerTests : IDisposable
     [Fact]
     public async Task An_unregistered_and_a_detached_SR_are_told_apart()
     {
-        Assert.Equal("No_storage_plugin_for_sr", (await Assert.ThrowsAsync<StorageException>(() => layer.SrScanAsync("t", new SrId("x"), None))).Tag);
+        Assert.Equal("No_storage_plugin_for_sr",
+            (await Assert.ThrowsAsync<StorageException>(() => layer.SrScanAsync("t", new SrId("x"), None))).Tag);
         Assert.Equal("Sr_not_attached", (await Assert.ThrowsAsync<StorageException>(() => layer.SrScanAsync("t", Sr, None))).Tag);
         Assert.Equal(
             "SR_UNKNOWN_DRIVER",
@@ -166,7 +167,8 @@ public sealed class StorageLayerTests : IDisposable
         Assert.Empty(layer.Datapaths());
         await AttachAsync("b", vdi, VdiAccess.ReadOnly);
         Assert.Equal(
-            [$"VdiAttach {vdi} a ReadWrite", $"VdiAttach {vdi} b ReadOnly"], backend.Calls.Where(static c => c.StartsWith("VdiAt", StringComparison.Ordinal)));
+            [$"VdiAttach {vdi} a ReadWrite", $"VdiAttach {vdi} b ReadOnly"],
+            backend.Calls.Where(static c => c.StartsWith("VdiAt", StringComparison.Ordinal)));
     }
 
     [Fact]

@@ -1,4 +1,5 @@
-// Every call of SMAPIv2 through the client, JSON over a unix socket, and the server, and back; and the wire forms that the field's other ends rely on.
+// Every call of SMAPIv2 through the client, JSON over a unix socket, and the server, and back; and the wire forms that the field's other
+// ends rely on.
 using System.Text.Json.Nodes;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -67,7 +68,8 @@ public sealed class StorageServerTests : IAsyncDisposable
         await client.SrAttachAsync("t", Sr, new Dictionary<string, string>(), None);
         VdiInfo request = new()
         {
-            Vdi = new VdiId(""), NameLabel = "n", NameDescription = "d", Type = "system", VirtualSizeBytes = 3L << 40, ContentId = "c", Sharable = true,
+            Vdi = new VdiId(""), NameLabel = "n", NameDescription = "d", Type = "system", VirtualSizeBytes = 3L << 40, ContentId = "c",
+                Sharable = true,
             ReadOnly = true, SmConfig = new Dictionary<string, string> { ["k"] = "v" },
         };
         VdiInfo disk = await client.VdiCreateAsync("t", Sr, request, None);
@@ -108,7 +110,8 @@ public sealed class StorageServerTests : IAsyncDisposable
     {
         VdiId vdi = await DiskAsync();
         backend.Next("VdiAttach", new StorageException("SR_BACKEND_FAILURE_44", "", "no space", "stderr é"));
-        StorageException e = await Assert.ThrowsAsync<StorageException>(() => client.AttachAsync("t", Dp, Sr, vdi, "1", VdiAccess.ReadWrite, None));
+        StorageException e =
+            await Assert.ThrowsAsync<StorageException>(() => client.AttachAsync("t", Dp, Sr, vdi, "1", VdiAccess.ReadWrite, None));
         Assert.Equal("SR_BACKEND_FAILURE_44", e.Code);
         Assert.Equal(["", "no space", "stderr é"], e.Parameters);
     }

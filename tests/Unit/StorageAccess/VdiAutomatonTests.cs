@@ -86,7 +86,9 @@ public sealed class VdiAutomatonTests
     public void The_backend_operations_between_superstates_are_the_fields(int from, int to, string? operations) =>
         Assert.Equal(operations, VdiAutomaton.Operations(States[from], States[to]) is { } some ? string.Join(",", some) : null);
 
-    /// <summary>A backend that only knows attach, activate, deactivate and detach ends where the datapath table says, whatever two datapaths do.</summary>
+    /// <summary>
+    /// A backend that only knows attach, activate, deactivate and detach ends where the datapath table says, whatever two datapaths do.
+    /// </summary>
     [Fact]
     public void The_backend_follows_every_pair_of_datapaths_through_every_operation()
     {
@@ -101,7 +103,8 @@ public sealed class VdiAutomatonTests
                     VdiState before = VdiAutomaton.Superstate([one, other]);
                     VdiState after = VdiAutomaton.Superstate([VdiAutomaton.Apply(one, operation), other]);
                     IReadOnlyList<BackendOperation>? operations = VdiAutomaton.Operations(before, after);
-                    bool changesAccess = before.Phase != VdiPhase.Detached && after.Phase != VdiPhase.Detached && before.Access != after.Access;
+                    bool changesAccess = before.Phase != VdiPhase.Detached && after.Phase != VdiPhase.Detached
+                        && before.Access != after.Access;
                     Assert.Equal(changesAccess, operations is null);
                     if (operations is not null)
                         Assert.Equal(after, Run(before, operations, after.Access));
