@@ -9,6 +9,7 @@ namespace Vhd;
 internal sealed class VhdMetadata
 {
     private readonly List<string> warnings = [];
+    private readonly List<(long Start, long End, string Name)> reserved = [];
     private readonly IVhdFile file;
     private readonly string path;
     private readonly long fileBytes;
@@ -221,8 +222,6 @@ internal sealed class VhdMetadata
         return false;
     }
 
-    private readonly List<(long Start, long End, string Name)> reserved = [];
-
     private void CheckBlocks()
     {
         reserved.Add((0, VhdFooter.LengthBytes, "footer copy"));
@@ -238,18 +237,18 @@ internal sealed class VhdMetadata
         uint[] starts = Array.FindAll(Table, static entry => entry != VhdHeader.Unused);
         AllocatedBlocks = starts.Length;
         Array.Sort(starts);
-        for (int i = 1; i < starts.Length; i++)
-        {
-            if (starts[i] - starts[i - 1] < BlockSpanBytes / VhdFooter.SectorBytes)
-                throw Damaged(starts[i], $"overlaps block {Array.IndexOf(Table, starts[i - 1])}");
-        }
-
-        foreach ((long start, long end, string name) in reserved)
+        foreach ((long start, long end, string name) in reserved.OrderBy(static area => area.Start))
         {
             int next = Array.BinarySearch(starts, (uint)Math.Clamp((start - BlockSpanBytes) / VhdFooter.SectorBytes + 1, 0, uint.MaxValue));
             next = next < 0 ? ~next : next;
             if (next < starts.Length && starts[next] * 512L < end && starts[next] * 512L + BlockSpanBytes > start)
                 throw Damaged(starts[next], $"lies over the {name}");
+        }
+
+        for (int i = 1; i < starts.Length; i++)
+        {
+            if (starts[i] - starts[i - 1] < BlockSpanBytes / VhdFooter.SectorBytes)
+                throw Damaged(starts[i], $"overlaps block {Array.IndexOf(Table, starts[i - 1])}");
         }
 
         if (starts.Length > 0)
