@@ -1,5 +1,5 @@
-// The composition root: what the daemon is made of, in the order in which it starts; it ends in the reverse order. Storage, domains and migration
-// are built in AddMessages' place and give their messages to the same table.
+// The composition root: what the daemon is made of, in the order in which it starts; it ends in the reverse order. Storage, domains and
+// migration are built in AddMessages' place and give their messages to the same table.
 using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
