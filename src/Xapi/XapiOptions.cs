@@ -81,7 +81,6 @@ public sealed record XapiOptions
                     mistakes.Add($"{given.Key}: given {given.Count()} times");
             }
 
-
             string state = Folder("state_directory") ?? "";
             XapiOptions options = new()
             {

@@ -19,7 +19,7 @@ public static class ServerCertificate
         }
         catch (CryptographicException e)
         {
-            throw new IOException($"{path} is no certificate with its key ({e.Message}); it was left as it is; remove it to get another", e);
+            throw new IOException($"{path} is no certificate with key ({e.Message}); it was left as it is. Remove it for a new one.", e);
         }
     }
 
