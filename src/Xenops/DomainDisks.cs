@@ -105,16 +105,16 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         await source.Datapaths.ActivateAsync(dbg, datapath, sr, vdi, vm.Id, cancellationToken);
         string uri = backend.Nbd?.Uri
             ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
-        IBlockDevice device = await source.Open(uri, cancellationToken);
-        devices[vbd.Device] = device;
-        undo.Add(($"close {vbd.Device}", async (_, token) => await device.DisposeAsync().AsTask().WaitAsync(token)));
+        devices[vbd.Device] = await source.Open(uri, cancellationToken);
+        undo.Add(($"close {vbd.Device}", (_, token) => CloseAsync(vbd.Device, token)));
     }
 
     /// <summary>Closes what is open, so that nothing here can read or write; the datapaths stay until <see cref="ReleaseAsync"/>.</summary>
     public async Task CloseAsync()
     {
-        foreach (IBlockDevice device in devices.Values)
-            await device.DisposeAsync().AsTask().WaitAsync(ReleaseDeadline);
+        using CancellationTokenSource deadline = new(ReleaseDeadline);
+        foreach (string device in devices.Keys.ToArray())
+            await CloseAsync(device, deadline.Token);
     }
 
     /// <summary>
@@ -140,5 +140,13 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         }
 
         return failures;
+    }
+
+    private async Task CloseAsync(string device, CancellationToken cancellationToken)
+    {
+        if (!devices.TryGetValue(device, out IBlockDevice? open))
+            return;
+        await open.DisposeAsync().AsTask().WaitAsync(cancellationToken);
+        devices.Remove(device);
     }
 }

@@ -34,7 +34,11 @@ public sealed class Domains(
             domain.Require(DomainState.Halted, DomainState.Frozen);
             if (domain.Outgoing is { } outgoing)
                 await outgoing.DisposeAsync();
-            ThrowIfLeft(domain, await domain.TearDownAsync(dbg));
+            bool isFrozen = domain.State == DomainState.Frozen;
+            IReadOnlyList<string> failures = await domain.TearDownAsync(dbg);
+            if (isFrozen && failures.Count > 0)
+                domain.State = DomainState.Frozen; // Its owner is elsewhere: it must not look like a VM that could be started.
+            ThrowIfLeft(domain, failures);
             Forget(domain);
             return true;
         }, cancellationToken);

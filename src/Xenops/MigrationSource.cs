@@ -69,7 +69,7 @@ public sealed class MigrationSource(Domains domains)
         Domain domain = domains.Find(id);
         return domain.InTurnAsync("MIGRATE.resume", async () =>
         {
-            if (domain.State == DomainState.Frozen && !reattach)
+            if (domain.State == DomainState.Frozen && (!reattach || domain.Guest is null))
                 throw XenopsException.BadPowerState(nameof(DomainState.Frozen), nameof(DomainState.Paused));
             if (domain.Outgoing is null)
             {

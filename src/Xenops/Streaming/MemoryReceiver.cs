@@ -172,12 +172,16 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
             throw new MemoryStreamException(otherwise);
     }
 
+    /// <summary>How long a sender has to read why it was refused.</summary>
+    private static readonly TimeSpan TellLimit = TimeSpan.FromSeconds(2);
+
     private async Task TryTellAsync(string reason, CancellationToken cancellationToken)
     {
         byte[] text = Encoding.UTF8.GetBytes(reason);
         try
         {
             await frames.WriteAsync(FrameType.Refused, text.AsMemory(0, Math.Min(text.Length, 1024)), cancellationToken);
+            await frames.DrainAsync(TellLimit, cancellationToken);
         }
         catch (Exception e) when (e is MemoryStreamException or OperationCanceledException)
         {
