@@ -9,6 +9,13 @@ public static partial class Posix
     private const int FallocKeepSize = 1;
     private const int FallocPunchHole = 2;
     private const int OpenReadWrite = 2;
+    private const int AtCurrentFolder = -100;
+    private const int AtSymlinkNoFollow = 0x100;
+    private const uint StatxType = 1;
+    private const int ModeTypeMask = 0xf000;
+    private const int ModeSocket = 0xc000;
+    private const int LockExclusive = 2;
+    private const int LockNonBlocking = 4;
 
     /// <summary>Leaves the parent's session, so that a terminal's or a parent's signals do not reach this process.</summary>
     public static void Detach()
@@ -30,6 +37,16 @@ public static partial class Posix
     /// <summary>Frees a byte range of a file; it reads as zeros. False where the filesystem cannot.</summary>
     public static bool TryPunchHole(SafeFileHandle file, long offsetBytes, long lengthBytes) =>
         fallocate(file, FallocPunchHole | FallocKeepSize, offsetBytes, lengthBytes) == 0;
+
+    /// <summary>Takes a folder's advisory lock (flock), as the field's C tools do; null while another process holds it. Disposing releases it.</summary>
+    public static SafeFileHandle? TryLockDirectory(string path)
+    {
+        SafeFileHandle directory = OpenDirectory(path);
+        if (flock(directory, LockExclusive | LockNonBlocking) == 0)
+            return directory;
+        directory.Dispose();
+        return null;
+    }
 
     /// <summary>Makes a name in a folder durable (a created, renamed or removed file).</summary>
     public static void SyncDirectory(string path)
@@ -58,9 +75,17 @@ public static partial class Posix
             throw new IOException($"cannot link {newPath} to {existingPath}: {Marshal.GetLastPInvokeErrorMessage()}");
     }
 
+    /// <summary>Whether a path names a unix socket. Symbolic links are not followed; a path that cannot be looked at is none.</summary>
+    public static bool IsSocket(string path)
+    {
+        Span<byte> status = stackalloc byte[256]; // struct statx: the same on every architecture, mode (u16) at 28.
+        return statx(AtCurrentFolder, path, AtSymlinkNoFollow, StatxType, status) == 0
+            && (BitConverter.ToUInt16(status[28..]) & ModeTypeMask) == ModeSocket;
+    }
+
     private static SafeFileHandle OpenDirectory(string path)
     {
-        int fd = open(path, 0);
+        int fd = open(path, OpenCloseOnExec); // A daemon started under a folder's lock must not inherit the lock.
         if (fd < 0)
             throw new BlockIoException(Errno.ENOENT, $"cannot open folder {path}: {Marshal.GetLastPInvokeErrorMessage()}");
         return new SafeFileHandle(fd, ownsHandle: true);
@@ -82,6 +107,9 @@ public static partial class Posix
     private static partial int fallocate(SafeFileHandle fd, int mode, long offset, long length);
 
     [LibraryImport("libc", SetLastError = true)]
+    private static partial int flock(SafeFileHandle fd, int operation);
+
+    [LibraryImport("libc", SetLastError = true)]
     private static partial int fsync(SafeFileHandle fd);
 
     [LibraryImport("libc", SetLastError = true)]
@@ -89,6 +117,9 @@ public static partial class Posix
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int kill(int pid, int signal);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int statx(int folder, string path, int flags, uint mask, Span<byte> status);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int link(string oldPath, string newPath);

@@ -2,7 +2,8 @@ namespace StorageAccess;
 
 /// <summary>
 /// One driver or plugin behind the storage access layer: SMAPIv2 below the automaton (research: storage.md 1.5). Calls are idempotent where the field's are
-/// (attach of the attached, detach of the detached). <c>dbg</c> names the task for logs. Every call may throw <see cref="StorageException"/>.
+/// (attach of the attached, detach of the detached). <c>dbg</c> names the task for logs. Every call may throw <see cref="StorageException"/>:
+/// the driver said no and nothing changed, or it gave no answer (<see cref="StorageException.NoAnswer"/>) and what it did is unknown.
 /// The layer above serialises calls per SR and per VDI and only makes transitions that the automaton allows.
 /// </summary>
 public interface IStorageBackend

@@ -110,4 +110,13 @@ public readonly record struct VdiState(VdiPhase Phase, VdiAccess Access)
 }
 
 /// <summary>One row of the datapath table, as DP diagnostics shows it.</summary>
-public sealed record DatapathRow(DatapathId Datapath, SrId Sr, VdiId Vdi, string Vm, VdiState State);
+public sealed record DatapathRow(DatapathId Datapath, SrId Sr, VdiId Vdi, string Vm, VdiState State)
+{
+    /// <summary>Its destruction failed; it is tried again before the next operation on the VDI.</summary>
+    public bool IsLeaked { get; init; }
+
+    /// <summary>When it was first attached.</summary>
+    public DateTimeOffset Since { get; init; }
+
+    public override string ToString() => $"datapath {Datapath} of VM {Vm}, {State}{(IsLeaked ? ", leaked" : "")}, since {Since:yyyyMMddTHH:mm:ssZ}";
+}

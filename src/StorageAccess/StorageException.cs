@@ -25,6 +25,12 @@ public sealed class StorageException : Exception
 
     public IReadOnlyList<string> Parameters { get; }
 
+    /// <summary>The driver died, was killed or answered garbage: what it did is unknown, and the layer repairs it before the VDI is used again.</summary>
+    public bool IsOutcomeUnknown { get; private init; }
+
+    /// <summary>The two states of an Illegal_transition.</summary>
+    public (VdiState From, VdiState To)? Transition { get; private init; }
+
     public static StorageException NoPluginForSr(SrId sr) => new("No_storage_plugin_for_sr", "SR_NOT_ATTACHED", [sr.Value]);
 
     public static StorageException SrNotAttached(SrId sr) => new("Sr_not_attached", "SR_NOT_ATTACHED", [sr.Value]);
@@ -32,11 +38,20 @@ public sealed class StorageException : Exception
     public static StorageException VdiDoesNotExist(VdiId vdi) => new("Vdi_does_not_exist", "VDI_MISSING", [vdi.Value]);
 
     public static StorageException IllegalTransition(VdiState from, VdiState to, string why) =>
-        new("Illegal_transition", "INTERNAL_ERROR", [$"Storage_interface.Illegal_transition({from}, {to}): {why}"]);
+        new("Illegal_transition", "INTERNAL_ERROR", [$"Storage_interface.Illegal_transition({from}, {to}): {why}"])
+        {
+            Transition = (from, to),
+        };
 
     public static StorageException Unimplemented(string call) => new("Unimplemented", "UNIMPLEMENTED_IN_SM_BACKEND", [call]);
 
     public static StorageException Internal(string text) => new("Internal_error", "INTERNAL_ERROR", [text]);
+
+    /// <summary>No answer that can be trusted.</summary>
+    public static StorageException NoAnswer(string code, params IReadOnlyList<string> parameters) => new("Backend_error", code, parameters)
+    {
+        IsOutcomeUnknown = true,
+    };
 
     /// <summary>Rebuilds what came over a wire.</summary>
     public static StorageException FromWire(string tag, string code, IReadOnlyList<string> parameters) => new(tag, code, parameters);

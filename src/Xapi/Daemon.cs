@@ -1,15 +1,19 @@
-// The composition root: what the daemon is made of, in the order in which it starts; it ends in the reverse order. Storage, domains and
-// migration are built in AddMessages' place and give their messages to the same table.
+// The composition root: what the daemon is made of, in the order in which it starts; it ends in the reverse order.
+using System.Net;
 using System.Security.Cryptography.X509Certificates;
 using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Platform;
 using Xapi.Database;
+using Xapi.Migration;
 using Xapi.Rpc;
 using Xapi.Server;
 using Xapi.Sessions;
+using Xapi.Storage;
 using Xapi.Tasks;
+using Xapi.Vms;
 
 namespace Xapi;
 
@@ -21,12 +25,21 @@ public sealed class Daemon : IAsyncDisposable
     private readonly XapiOptions options;
     private readonly FileStream stateLock;
     private readonly X509Certificate2 certificate;
+    private readonly ILoggerFactory logging;
+    private readonly TimeProvider time;
     private HttpServer? server;
+    private StorageHost? storage;
+    private XenopsHost? xenops;
+    private MigrationStore? migrations;
+    private PeerEndpoint? peers;
+    private VmMigration? migration;
 
     private Daemon(XapiOptions options, FileStream stateLock, PoolDatabase database, ILoggerFactory logging, TimeProvider time)
     {
         this.options = options;
         this.stateLock = stateLock;
+        this.logging = logging;
+        this.time = time;
         Database = database;
         Secret password = new(File.ReadAllText(options.RootPasswordFile).Trim());
         Pool = PoolRows.Open(Database, options, time);
@@ -34,7 +47,7 @@ public sealed class Daemon : IAsyncDisposable
         Tasks = new TaskTable(Database, time, Pool.Host);
         Messages = new MessageTable(Database.Model);
         Dispatcher = new Dispatcher(Messages, Database, Sessions, Tasks, logging.CreateLogger<Dispatcher>());
-        certificate = ServerCertificate.LoadOrCreate(Path.Combine(options.StateDirectory, "xapi-ssl.pem"), options.HostName, time);
+        certificate = ServerCertificate.LoadOrCreate(CertificatePath, options.HostName, time);
         AddMessages();
     }
 
@@ -68,10 +81,13 @@ public sealed class Daemon : IAsyncDisposable
         {
             database = PoolDatabase.Open(Path.Combine(options.StateDirectory, "xapi.db"), DataModel.Load(), Guid.NewGuid);
             daemon = new Daemon(options, stateLock, database, logging, time);
+            await daemon.StartServicesAsync(cancellationToken);
             RpcEndpoint rpc = new(daemon.Dispatcher, daemon.Messages);
             string unixPath = Path.Combine(options.RuntimeDirectory, "xapi");
             daemon.server = await HttpServer.StartAsync(
                 options, daemon.certificate, unixPath, rpc, daemon.AddRoutes, logging, cancellationToken);
+            await daemon.peers!.RecoverAsync(cancellationToken);
+            daemon.migration!.Recover();
             daemon.WriteEndpoints();
             return daemon;
         }
@@ -91,11 +107,22 @@ public sealed class Daemon : IAsyncDisposable
         if (server is not null)
             await server.DisposeAsync();
         await Tasks.DisposeAsync();
+        if (migration is not null)
+            await migration.DisposeAsync();
+        peers?.Dispose();
+        if (xenops is not null)
+            await xenops.DisposeAsync();
+        if (storage is not null)
+            await storage.DisposeAsync();
+        migrations?.Dispose();
         Sessions.Dispose();
         Database.Dispose();
         certificate.Dispose();
         await stateLock.DisposeAsync();
     }
+
+    /// <summary>Key and certificate: of the API, of exported disks and of memory streams; its fingerprint is this pool to its peers.</summary>
+    private string CertificatePath => Path.Combine(options.StateDirectory, "xapi-ssl.pem");
 
     private string EndpointsPath => Path.Combine(options.StateDirectory, "endpoints.json");
 
@@ -122,10 +149,50 @@ public sealed class Daemon : IAsyncDisposable
         TaskMessages.AddTo(Messages, Tasks);
     }
 
-    /// <summary>Routes besides XML-RPC.</summary>
-    private void AddRoutes(WebApplication application)
+    /// <summary>Storage, domains, migration: each needs the one before.</summary>
+    private async Task StartServicesAsync(CancellationToken cancellationToken)
     {
+        ILogger log = logging.CreateLogger("xapi");
+        storage = await StorageHost.StartAsync(options, Database, Sessions, Pool.Host, time, log, cancellationToken);
+        xenops = await XenopsHost.StartAsync(options, CertificatePath, log, cancellationToken);
+        migrations = new MigrationStore(Path.Combine(options.StateDirectory, "migrations.db"));
+        VmOperations operations = new(Database);
+        operations.Clear();
+        StorageMessages disks = new(storage, Database, Pool.Host);
+        VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
+        string fingerprint = ServerCertificate.Fingerprint(certificate);
+        DestinationSide destination = new(
+            Database, storage, disks, xenops, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
+        PlanCheck check = new(Database, storage, migrations, Pool.Pool, fingerprint);
+        peers = new PeerEndpoint(migrations, destination, check, time, log);
+        migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, Identity, time, log);
+        disks.AddTo(Messages);
+        vms.AddTo(Messages);
+        migration.AddTo(Messages);
+        await vms.ReconcileAsync(cancellationToken);
+
+        PoolIdentity Identity() => new(Server.HttpsUrl, fingerprint, Pool.Host, new Uri(Server.HttpsUrl).Authority);
     }
+
+    /// <summary>Routes besides XML-RPC.</summary>
+    private void AddRoutes(WebApplication application) => application.Map(PeerProtocol.Path, async (HttpContext http) =>
+    {
+        if (http.Request.Method != HttpMethods.Post || http.Request.ContentLength > PeerProtocol.BodyLimitBytes)
+        {
+            http.Response.StatusCode = StatusCodes.Status400BadRequest;
+            return;
+        }
+
+        const string scheme = "Bearer ";
+        string header = http.Request.Headers.Authorization.ToString();
+        using StreamReader reader = new(http.Request.Body);
+        string answer = await peers!.HandleAsync(
+            header.StartsWith(scheme, StringComparison.Ordinal) ? header[scheme.Length..] : null,
+            await reader.ReadToEndAsync(http.RequestAborted),
+            http.RequestAborted);
+        http.Response.ContentType = "application/json";
+        await http.Response.WriteAsync(answer, http.RequestAborted);
+    });
 
     private void WriteEndpoints() => DurableFile.Write(EndpointsPath, JsonSerializer.Serialize(new Dictionary<string, object?>
     {

@@ -43,6 +43,9 @@ public sealed record XapiOptions
     /// <summary>Where tapdisk, tap-ctl and the other executables are.</summary>
     public required string ToolsDirectory { get; init; }
 
+    /// <summary>tapdisk's control sockets. A unix socket's path is short (107 bytes): so is this name.</summary>
+    public string TapControlDirectory => Path.Combine(RuntimeDirectory, "blktap");
+
     /// <summary>SMAPIv1 drivers; null: none.</summary>
     public required string? SmDirectory { get; init; }
 

@@ -15,7 +15,7 @@ internal static class DemoDisk
         string raw = Path.Combine(scratch, "disk.raw");
         string what = await TryExt4Async(raw, scratch, cancellationToken) ?? WriteGenerated(raw);
         await using (RawFile source = new(raw))
-            await VhdCopy.ExportAsync(source, path, cancellationToken);
+            await VhdCopy.ExportAsync(source, path, ExportFormat.Vhd, null, cancellationToken);
         File.Delete(raw);
         return what;
     }
@@ -24,12 +24,12 @@ internal static class DemoDisk
     /// <exception cref="VhdException">It is not an image that a VM could run on.</exception>
     public static async Task<string> TakeAsync(string callersPath, string path, CancellationToken cancellationToken)
     {
-        await using (VhdChain chain = VhdChain.Open(callersPath, new VhdOpenOptions { ReadOnly = true }))
+        await using (VhdChain chain = VhdChain.Open(callersPath, new VhdOpenOptions { IsReadOnly = true }))
         {
             if (VhdImage.ReadInfo(callersPath).ParentPath is null)
                 File.Copy(callersPath, path);
             else
-                await VhdCopy.ExportAsync(chain, path, cancellationToken); // A chain arrives as one image.
+                await VhdCopy.ExportAsync(chain, path, ExportFormat.Vhd, null, cancellationToken); // A chain arrives as one image.
         }
 
         return $"a copy of {callersPath}";

@@ -19,8 +19,8 @@ internal static class Verification
     /// </summary>
     public static async Task<ComparedDisks> CompareAsync(string sourcePath, string destinationPath, Oracle? laterWrites, CancellationToken cancellationToken)
     {
-        await using VhdChain source = VhdChain.Open(sourcePath, new VhdOpenOptions { ReadOnly = true });
-        await using VhdChain destination = VhdChain.Open(destinationPath, new VhdOpenOptions { ReadOnly = true });
+        await using VhdChain source = VhdChain.Open(sourcePath, new VhdOpenOptions { IsReadOnly = true });
+        await using VhdChain destination = VhdChain.Open(destinationPath, new VhdOpenOptions { IsReadOnly = true });
         List<string> differences = [];
         int explained = 0;
         if (source.LengthBytes != destination.LengthBytes)
@@ -51,7 +51,7 @@ internal static class Verification
 
     public static async Task<List<string>> LostWritesAsync(string path, Oracle oracle, CancellationToken cancellationToken)
     {
-        await using VhdChain disk = VhdChain.Open(path, new VhdOpenOptions { ReadOnly = true });
+        await using VhdChain disk = VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = true });
         return await oracle.LostWritesAsync(disk, cancellationToken);
     }
 

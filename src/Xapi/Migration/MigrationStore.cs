@@ -16,6 +16,7 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
         CREATE TABLE IF NOT EXISTS record (migration TEXT, role TEXT, sequence INTEGER, body TEXT NOT NULL, PRIMARY KEY (migration, role, sequence));
         CREATE TABLE IF NOT EXISTS ownership (vm TEXT PRIMARY KEY, epoch INTEGER NOT NULL, owner TEXT NOT NULL, migration TEXT NOT NULL);
         CREATE TABLE IF NOT EXISTS token (migration TEXT PRIMARY KEY, secret_sha256 TEXT, host TEXT, sr TEXT, expires_at INTEGER);
+        CREATE TABLE IF NOT EXISTS peer (migration TEXT PRIMARY KEY, url TEXT, fingerprint TEXT, host TEXT, secret TEXT, expires_at INTEGER);
         """;
 
     private readonly SqliteFile file;
@@ -62,6 +63,21 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
                 ? token
                 : null;
     }
+
+    /// <summary>Keeps what a source needs to reach its destination again after a restart. The only secret kept; the folder is its owner's alone.</summary>
+    public void RememberPeer(MigrationToken token) =>
+        file.Execute(
+            "INSERT OR REPLACE INTO peer VALUES ($migration, $url, $fingerprint, $host, $secret, $expires)",
+            ("$migration", token.Migration), ("$url", token.Destination.Url), ("$fingerprint", token.Destination.FingerprintSha256),
+            ("$host", token.Destination.Host), ("$secret", token.Secret.Reveal()), ("$expires", token.ExpiresAt.ToUnixTimeSeconds()));
+
+    public MigrationToken? FindPeer(string migration) =>
+        file.Query(
+            "SELECT url, fingerprint, host, secret, expires_at FROM peer WHERE migration = $migration",
+            row => new MigrationToken(
+                migration, new PeerAddress(row.GetString(0), row.GetString(1), row.GetString(2)),
+                DateTimeOffset.FromUnixTimeSeconds(row.GetInt64(4)), new Secret(row.GetString(3))),
+            ("$migration", migration)).FirstOrDefault();
 
     public void Dispose() => file.Dispose();
 

@@ -1,0 +1,302 @@
+// An SR that is a folder of VHD files: <key>.vhd is a disk, a hidden VHD is a shared base that no user sees, .sr.json says what the SR is. Every change is
+// made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5 is the field's own algorithm).
+using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
+using Platform;
+using Vhd;
+
+namespace VhdFolder;
+
+/// <summary>What .sr.json keeps. A quota of 0 means the whole filesystem.</summary>
+public sealed record FolderRecord(string Uuid, string Name, string Description, long QuotaBytes, bool MadeFolder);
+
+/// <summary>A disk that users see. The file name of its parent is null for a flat one.</summary>
+public sealed record Disk(string Key, string Path, long VirtualSizeBytes, long PhysicalSizeBytes, string? Parent);
+
+public sealed class DiskFolder
+{
+    private const string RecordName = ".sr.json";
+    private const string ForkPrefix = ".fork-";
+    private const int SectorBytes = 512;
+    private const long LargestDiskBytes = 2040L << 30;
+    private static readonly TimeSpan LockWait = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan LockPoll = TimeSpan.FromMilliseconds(20);
+
+    private DiskFolder(string path, FolderRecord record)
+    {
+        Path = path;
+        Record = record;
+    }
+
+    public string Path { get; }
+
+    public FolderRecord Record { get; private set; }
+
+    /// <summary>Makes the folder when its parent is there; one that holds disks or is an SR already is refused.</summary>
+    public static DiskFolder Create(string path, FolderRecord record)
+    {
+        CheckPath(path);
+        bool isThere = Directory.Exists(path);
+        if (isThere && (File.Exists(System.IO.Path.Combine(path, RecordName)) || Directory.EnumerateFiles(path, "*.vhd").Any()))
+            throw new DriverException(DriverException.Exists, $"{path} holds an SR or disks; it was left as it is");
+        if (!isThere && !Directory.Exists(System.IO.Path.GetDirectoryName(path)))
+            throw new DriverException(DriverException.SrUnavailable, $"the parent of {path} is not a folder");
+        Directory.CreateDirectory(path);
+        DiskFolder folder = new(path, record with { MadeFolder = !isThere });
+        folder.WriteFile(RecordName, JsonSerializer.Serialize(folder.Record));
+        return folder;
+    }
+
+    public static DiskFolder Open(string path)
+    {
+        CheckPath(path);
+        string record = System.IO.Path.Combine(path, RecordName);
+        if (!File.Exists(record))
+            throw new DriverException(DriverException.SrUnavailable, $"{path} is not an SR: there is no {RecordName}");
+        try
+        {
+            FolderRecord read = JsonSerializer.Deserialize<FolderRecord>(File.ReadAllText(record)) ?? throw new JsonException("null");
+            return new DiskFolder(path, read);
+        }
+        catch (JsonException e)
+        {
+            throw new DriverException(DriverException.SrUnavailable, $"{record} is damaged: {e.Message}");
+        }
+    }
+
+    /// <summary>Held while the folder changes; whoever takes it cleans up after a holder that died.</summary>
+    public async Task<IDisposable> LockAsync(CancellationToken cancellationToken)
+    {
+        long end = Environment.TickCount64 + (long)LockWait.TotalMilliseconds;
+        SafeFileHandle? held;
+        while ((held = Posix.TryLockDirectory(Path)) is null)
+        {
+            if (Environment.TickCount64 > end)
+                throw new DriverException(DriverException.SrUnavailable, $"another process has held {Path} for {LockWait.TotalSeconds:0} s");
+            await Task.Delay(LockPoll, cancellationToken);
+        }
+
+        try
+        {
+            Recover();
+            return held;
+        }
+        catch
+        {
+            held.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The disks, and the names of images that cannot be read: one bad file does not hide the others.</summary>
+    public (IReadOnlyList<Disk> Disks, IReadOnlyList<string> Damaged) List()
+    {
+        List<Disk> disks = [];
+        List<string> damaged = [];
+        foreach (string path in Images())
+        {
+            try
+            {
+                VhdInfo info = VhdImage.ReadInfo(path);
+                if (!info.IsHidden)
+                    disks.Add(DiskOf(path, info));
+            }
+            catch (VhdException)
+            {
+                damaged.Add(KeyOf(path));
+            }
+        }
+
+        return (disks, damaged);
+    }
+
+    public Disk Find(string key)
+    {
+        string path = PathOf(key);
+        if (!File.Exists(path))
+            throw new DriverException(DriverException.VdiMissing, $"there is no disk {key} in {Path}");
+        try
+        {
+            return DiskOf(path, VhdImage.ReadInfo(path));
+        }
+        catch (VhdException e)
+        {
+            throw new DriverException(DriverException.Damaged, e.Message);
+        }
+    }
+
+    public bool Has(string key) => IsKey(key) && File.Exists(PathOf(key));
+
+    /// <summary>An empty dynamic disk. A folder with a quota promises the room for all of it; one without is thin.</summary>
+    public Disk Create(string key, long sizeBytes)
+    {
+        if (sizeBytes <= 0 || sizeBytes > LargestDiskBytes)
+            throw new DriverException(DriverException.VdiSize, $"a VHD has 1 to {LargestDiskBytes} bytes, not {sizeBytes}");
+        sizeBytes = (sizeBytes + SectorBytes - 1) / SectorBytes * SectorBytes;
+        (long _, long free, long _) = Space();
+        long needed = Record.QuotaBytes > 0 ? sizeBytes : OverheadOf(sizeBytes);
+        if (needed > free)
+            throw new DriverException(DriverException.NoSpace, $"{Path} has {free} bytes free, {needed} are needed");
+        VhdImage.CreateDynamic(PathOf(key), sizeBytes);
+        return Find(key);
+    }
+
+    /// <summary>Removes a disk, and the bases that nobody needs any more.</summary>
+    public void Delete(string key)
+    {
+        File.Delete(Find(key).Path);
+        File.Delete(System.IO.Path.Combine(Path, key + ".json"));
+        Posix.SyncDirectory(Path);
+        CollectBases();
+    }
+
+    /// <summary>
+    /// Splits a disk in two that share what it held: the content moves into a hidden base, the disk and the new one become its children. Nobody may have
+    /// the disk's image open. At every point a crash leaves the disk with its content; <see cref="Recover"/> does the rest.
+    /// </summary>
+    public Disk Fork(string key, string newKey)
+    {
+        Disk disk = Find(key);
+        (long _, long free, long _) = Space();
+        if (2 * OverheadOf(disk.VirtualSizeBytes) > free)
+            throw new DriverException(DriverException.NoSpace, $"{Path} has {free} bytes free");
+        string baseKey = Guid.NewGuid().ToString();
+        string basePath = PathOf(baseKey);
+        WriteFile(ForkPrefix + key, baseKey);
+        try
+        {
+            Posix.CreateHardLink(disk.Path, basePath);
+            VhdImage.CreateSnapshot(TemporaryOf(key), basePath);
+            File.Move(TemporaryOf(key), disk.Path, overwrite: true);
+            Posix.SyncDirectory(Path);
+            VhdImage.CreateSnapshot(PathOf(newKey), basePath);
+        }
+        catch (VhdException e) when (e.Error == VhdError.TooDeep)
+        {
+            throw new DriverException(DriverException.ChainTooLong, e.Message);
+        }
+        finally
+        {
+            Recover();
+        }
+
+        return Find(newKey);
+    }
+
+    /// <summary>The filesystem's numbers, or the quota's where they are smaller.</summary>
+    public (long TotalBytes, long FreeBytes, long UsedBytes) Space()
+    {
+        DriveInfo drive = new(Path);
+        long used = Images().Sum(static path => new FileInfo(path).Length);
+        if (Record.QuotaBytes == 0)
+            return (drive.TotalSize, drive.AvailableFreeSpace, used);
+        return (Record.QuotaBytes, Math.Max(0, Math.Min(drive.AvailableFreeSpace, Record.QuotaBytes - used)), used);
+    }
+
+    /// <summary>Takes the SR away; the folder too when the SR made it.</summary>
+    public void Destroy()
+    {
+        if (Images().Any())
+            throw new DriverException(DriverException.NotEmpty, $"{Path} holds disks");
+        File.Delete(System.IO.Path.Combine(Path, RecordName));
+        if (Record.MadeFolder && !Directory.EnumerateFileSystemEntries(Path).Any())
+            Directory.Delete(Path);
+    }
+
+    public void Rename(string name, string description)
+    {
+        Record = Record with { Name = name, Description = description };
+        WriteFile(RecordName, JsonSerializer.Serialize(Record));
+    }
+
+    /// <summary>Replaces a small file as a whole, durably.</summary>
+    public void WriteFile(string name, string text)
+    {
+        string path = System.IO.Path.Combine(Path, name);
+        string temporary = path + ".new";
+        using (FileStream file = new(temporary, FileMode.Create, FileAccess.Write))
+        {
+            file.Write(System.Text.Encoding.UTF8.GetBytes(text));
+            file.Flush(flushToDisk: true);
+        }
+
+        File.Move(temporary, path, overwrite: true);
+        Posix.SyncDirectory(Path);
+    }
+
+    private string PathOf(string key) => IsKey(key)
+        ? System.IO.Path.Combine(Path, key + ".vhd")
+        : throw new DriverException(DriverException.VdiMissing, $"\"{key}\" is not a disk's name");
+
+    private string TemporaryOf(string key) => System.IO.Path.Combine(Path, $".{key}.vhd.new");
+
+    private static bool IsKey(string key) => key.Length is > 0 and <= 64 && key.All(static c => char.IsAsciiLetterOrDigit(c) || c == '-');
+
+    private static string KeyOf(string path) => System.IO.Path.GetFileNameWithoutExtension(path);
+
+    private static Disk DiskOf(string path, VhdInfo info) =>
+        new(KeyOf(path), path, info.VirtualSizeBytes, new FileInfo(path).Length, ParentNameOf(info));
+
+    private static string? ParentNameOf(VhdInfo info) => info.ParentPath is { } parent ? System.IO.Path.GetFileName(parent) : info.ParentName;
+
+    private IEnumerable<string> Images() =>
+        Directory.EnumerateFiles(Path, "*.vhd").Where(static p => IsKey(KeyOf(p))).Order(StringComparer.Ordinal);
+
+    /// <summary>An empty image's tables, for a block size of 2 MiB.</summary>
+    private static long OverheadOf(long sizeBytes) => 8192 + sizeBytes / (2 << 20) * 4;
+
+    private static void CheckPath(string path)
+    {
+        if (!System.IO.Path.IsPathRooted(path))
+            throw new DriverException(DriverException.LocationMissing, $"\"{path}\" is not an absolute path");
+    }
+
+    /// <summary>
+    /// A cut-off fork is finished when the disk is the base's child already, and undone otherwise: the disk still is the content itself. Half-made files
+    /// go; nobody else makes any while the lock is held.
+    /// </summary>
+    private void Recover()
+    {
+        foreach (string journal in Directory.EnumerateFiles(Path, ForkPrefix + "*").ToList())
+        {
+            string key = System.IO.Path.GetFileName(journal)[ForkPrefix.Length..];
+            string baseKey = File.ReadAllText(journal);
+            if (IsKey(key) && IsKey(baseKey) && File.Exists(PathOf(baseKey)))
+            {
+                if (Find(key).Parent == baseKey + ".vhd")
+                    VhdImage.SetHidden(PathOf(baseKey), true);
+                else
+                    File.Delete(PathOf(baseKey));
+            }
+
+            File.Delete(journal);
+            Posix.SyncDirectory(Path);
+        }
+
+        foreach (string halfMade in Directory.EnumerateFiles(Path, "*.new").ToList())
+            File.Delete(halfMade);
+    }
+
+    private void CollectBases()
+    {
+        while (true)
+        {
+            Dictionary<string, VhdInfo> infos;
+            try
+            {
+                infos = Images().ToDictionary(static p => System.IO.Path.GetFileName(p), VhdImage.ReadInfo);
+            }
+            catch (VhdException)
+            {
+                return; // Whose child a damaged image is cannot be known: nothing is collected.
+            }
+
+            HashSet<string?> parents = infos.Values.Select(ParentNameOf).ToHashSet();
+            List<string> orphans = infos.Where(i => i.Value.IsHidden && !parents.Contains(i.Key)).Select(static i => i.Key).ToList();
+            if (orphans.Count == 0)
+                return;
+            foreach (string orphan in orphans)
+                File.Delete(System.IO.Path.Combine(Path, orphan));
+        }
+    }
+}

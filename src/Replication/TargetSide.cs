@@ -1,0 +1,179 @@
+// One life of a mirror's target: the device behind one connection, watched. A request that fails, or that is not answered within the stall limit, ends
+// this life: the owner is told first (it marks what may differ), then every waiting request gives up, so that no guest waits longer than the limit.
+using Platform;
+
+namespace Replication;
+
+/// <summary>Requests to it answer false instead of failing. Owns the device.</summary>
+internal sealed class TargetSide : IAsyncDisposable
+{
+    /// <summary>How long a request of a lost target may go on holding its buffer before it is abandoned with it.</summary>
+    private static readonly TimeSpan Grace = TimeSpan.FromMilliseconds(250);
+
+    private static readonly TimeSpan DisposeLimit = TimeSpan.FromSeconds(5);
+
+    private readonly IBlockDevice device;
+    private readonly TimeSpan stallLimit;
+    private readonly TimeProvider time;
+    private readonly Action<string> onLost;
+    private readonly ITimer watchdog;
+    private readonly Lock gate = new();
+    private readonly CancellationTokenSource lost = new();
+    private readonly CancellationTokenSource abandoned;
+    private readonly List<long> startedAt = [];
+    private readonly Stack<int> freeSlots = new();
+    private Task disposal = Task.CompletedTask;
+    private long sentBytes;
+    private bool isLost;
+
+    /// <param name="onLost">Told the reason, once, before any waiting request gives up.</param>
+    public TargetSide(IBlockDevice device, int epoch, TimeSpan stallLimit, TimeProvider time, Action<string> onLost)
+    {
+        this.device = device;
+        this.stallLimit = stallLimit;
+        this.time = time;
+        this.onLost = onLost;
+        Epoch = epoch;
+        abandoned = new CancellationTokenSource(Timeout.InfiniteTimeSpan, time);
+        TimeSpan period = TimeSpan.FromMilliseconds(Math.Clamp(stallLimit.TotalMilliseconds / 20, 5, 100));
+        watchdog = time.CreateTimer(static state => ((TargetSide)state!).CheckStall(), this, period, period);
+    }
+
+    public int Epoch { get; }
+
+    public long SentBytes => Interlocked.Read(ref sentBytes);
+
+    public bool IsLost => Volatile.Read(ref isLost);
+
+    /// <summary>How long the oldest unanswered request has waited.</summary>
+    public TimeSpan OldestWait
+    {
+        get
+        {
+            lock (gate)
+            {
+                long oldest = long.MaxValue;
+                foreach (long start in startedAt)
+                    oldest = Math.Min(oldest, start);
+                return oldest == long.MaxValue ? TimeSpan.Zero : time.GetElapsedTime(oldest);
+            }
+        }
+    }
+
+    public ValueTask<bool> TryWriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags)
+    {
+        Interlocked.Add(ref sentBytes, source.Length);
+        return TryAsync(static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token), (offsetBytes, source, flags), "write");
+    }
+
+    public ValueTask<bool> TryWriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags) =>
+        TryAsync(
+            static (d, a, token) => d.WriteZeroesAsync(a.offsetBytes, a.lengthBytes, a.flags, token), (offsetBytes, lengthBytes, flags), "write-zeroes");
+
+    public ValueTask<bool> TryFlushAsync() => TryAsync(static (d, _, token) => d.FlushAsync(token), 0, "flush");
+
+    /// <summary>Ends this life. The first reason counts.</summary>
+    public void Lose(string reason)
+    {
+        lock (gate)
+        {
+            if (isLost)
+                return;
+            onLost(reason); // Inside the lock: whoever learns that the target is lost learns it after its owner.
+            Volatile.Write(ref isLost, true);
+        }
+
+        watchdog.Dispose();
+        abandoned.CancelAfter(Grace);
+        disposal = DisposeDeviceAsync();
+        lost.Cancel();
+    }
+
+    /// <summary>Lets go of the device, in order when it was not lost. Bounded.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        bool isFirst;
+        lock (gate)
+        {
+            isFirst = !isLost;
+            Volatile.Write(ref isLost, true);
+        }
+
+        watchdog.Dispose();
+        if (isFirst)
+            disposal = DisposeDeviceAsync();
+        try
+        {
+            await disposal.WaitAsync(DisposeLimit, time);
+        }
+        catch (TimeoutException)
+        {
+            // It goes on alone; its failure is observed there.
+        }
+
+        lost.Dispose();
+    }
+
+    private async ValueTask<bool> TryAsync<T>(Func<IBlockDevice, T, CancellationToken, ValueTask> request, T arguments, string what)
+    {
+        int slot;
+        lock (gate)
+        {
+            if (isLost)
+                return false;
+            slot = TakeSlot();
+        }
+
+        try
+        {
+            ValueTask pending = request(device, arguments, lost.Token);
+            if (pending.IsCompletedSuccessfully)
+                return true;
+            await pending.AsTask().WaitAsync(abandoned.Token);
+            return true;
+        }
+        catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
+        {
+            Lose($"the target's {what} failed: {e.Message}");
+            return false;
+        }
+        finally
+        {
+            lock (gate)
+            {
+                startedAt[slot] = long.MaxValue;
+                freeSlots.Push(slot);
+            }
+        }
+    }
+
+    private int TakeSlot()
+    {
+        if (!freeSlots.TryPop(out int slot))
+        {
+            slot = startedAt.Count;
+            startedAt.Add(0);
+        }
+
+        startedAt[slot] = time.GetTimestamp();
+        return slot;
+    }
+
+    private void CheckStall()
+    {
+        if (OldestWait > stallLimit)
+            Lose($"the target has not answered for {stallLimit.TotalMilliseconds:0} ms");
+    }
+
+    private async Task DisposeDeviceAsync()
+    {
+        try
+        {
+            await device.DisposeAsync();
+        }
+        catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
+        {
+            // It is gone, which is what was wanted.
+        }
+    }
+}

@@ -1,0 +1,318 @@
+// One minor of a tapdisk: attached, then open, perhaps paused, closed, detached. The data path of an open disk, top down:
+//
+//   NbdListener (unix socket, exports) -> front Gate -> [MirrorDevice] -> DigestDevice -> back Gate -> image
+//
+// The front gate holds the guest, the back gate also the copy pass and digests: pausing holds both and closes the image files; a mirror lives on across a
+// pause, as the content stays the same. Verbs that change a disk run one at a time; status verbs never wait for them.
+using System.Net;
+using System.Security.Cryptography.X509Certificates;
+using Nbd;
+using Platform;
+using Replication;
+using StorageAccess.Tap;
+
+namespace Tapdisk;
+
+internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) : IAsyncDisposable
+{
+    private const int MaximumConnections = 16;
+    private const int MaximumBytesInFlight = 8 * 1024 * 1024;
+
+    // Longer than a mirror's stall limit: a guest's write that waits for its target is inside the gate.
+    private static readonly TimeSpan DrainLimit = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan FinishDrainLimit = TimeSpan.FromSeconds(5);
+
+    private readonly SemaphoreSlim oneVerb = new(1);
+    private OpenDisk? open;
+
+    public int Minor => minor;
+
+    public string Arguments => open?.Image.Arguments ?? "";
+
+    public TapState State => open switch
+    {
+        null => TapState.Running,
+        { IsPaused: true } paused => TapState.Paused | TapState.Quiesced | TapState.Closed | (paused.ResumeFailed ? TapState.ResumeFailed : 0),
+        _ => TapState.Running,
+    };
+
+    public bool IsOpen => open is not null;
+
+    public TapImage OpenImage => open is { } o
+        ? new TapImage(o.Front.LengthBytes, o.Front.BlockSizeBytes, o.Front.IsReadOnly)
+        : throw NotOpen();
+
+    public string StatsJson => StatsText.Of(RequireOpen());
+
+    public MirrorStatus MirrorStatus => RequireOpen().Mirror?.Status ?? new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
+
+    public Task OpenAsync(string arguments, TapOpenFlags flags) => ChangeAsync(async () =>
+    {
+        if (open is not null)
+            throw new TapException(TapException.Already, $"minor {minor} is open already ({Arguments})");
+        bool isReadOnly = flags.HasFlag(TapOpenFlags.ReadOnly);
+        OpenDisk opening = new(DiskImage.Open(arguments, isReadOnly), isReadOnly);
+        try
+        {
+            NbdExport export = new("", opening.Front) { IsListed = true };
+            opening.Listener = NbdListener.ListenUnix(
+                nbdSocketPath,
+                new NbdServerOptions { Find = _ => export, List = () => [export], MaxBytesInFlight = MaximumBytesInFlight, Time = time },
+                MaximumConnections);
+        }
+        catch
+        {
+            await opening.Image.Device.DisposeAsync();
+            throw;
+        }
+
+        open = opening;
+    });
+
+    /// <summary>Holds the guest, finishes what is in flight, closes the image. A pause that cannot be had in time leaves the disk running.</summary>
+    public Task PauseAsync() => ChangeAsync(async () =>
+    {
+        OpenDisk disk = RequireOpen();
+        if (disk.IsPaused)
+            return;
+        await HoldAsync(disk.Front, DrainLimit);
+        try
+        {
+            await HoldAsync(disk.Back, DrainLimit);
+        }
+        catch
+        {
+            disk.Front.Open(disk.Top);
+            throw;
+        }
+
+        disk.IsPaused = true;
+        await disk.Image.Device.FlushAsync(CancellationToken.None);
+        await disk.Image.Device.DisposeAsync();
+    });
+
+    /// <param name="arguments">Empty for the same image again.</param>
+    public Task ResumeAsync(string arguments) => ChangeAsync(async () =>
+    {
+        OpenDisk disk = RequireOpen();
+        if (!disk.IsPaused)
+            return;
+        disk.ResumeFailed = true;
+        DiskImage image = DiskImage.Open(arguments.Length == 0 ? disk.Image.Arguments : arguments, disk.Front.IsReadOnly);
+        if (disk.Mirror is not null && image.Device.LengthBytes != disk.Back.LengthBytes)
+        {
+            await image.Device.DisposeAsync();
+            throw new TapException((int)Errno.EINVAL, "the image's size changed under a mirror; the disk stays paused");
+        }
+
+        disk.Reopen(image);
+    });
+
+    public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
+
+    /// <summary>Serves the disk over TLS under a secret name. One export at a time: a new one ends the one before, with all its requests.</summary>
+    /// <returns>The port.</returns>
+    public async Task<int> ExportAsync(IPEndPoint listen, string certificatePath, string keyPath, Secret name)
+    {
+        int port = 0;
+        await ChangeAsync(async () =>
+        {
+            OpenDisk disk = RequireOpen();
+            await disk.EndExportAsync();
+            X509Certificate2 certificate = CertificateOf(certificatePath, keyPath);
+            NbdExport export = new("", disk.Front);
+            NbdServerOptions options = new()
+            {
+                Find = asked => name.Equals(new Secret(asked)) ? export : null,
+                Tls = NbdTls.ForServer(certificate),
+                MaxBytesInFlight = MaximumBytesInFlight,
+                Time = time,
+            };
+            disk.Export = new TlsExport(name, export, NbdListener.ListenTcp(listen, options, MaximumConnections), certificate);
+            port = ((IPEndPoint)disk.Export.Listener.EndPoint).Port;
+        });
+        return port;
+    }
+
+    public Task UnexportAsync(Secret name) => ChangeAsync(async () =>
+    {
+        if (open?.Export is { } export && export.Name.Equals(name))
+            await open.EndExportAsync();
+    });
+
+    public Task MirrorStartAsync(MirrorTarget target) => ChangeAsync(async () =>
+    {
+        OpenDisk disk = RequireRunning();
+        if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
+            throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror already ({mirror.Status.Phase}); stop it first");
+        NbdClient client = await ConnectAsync(target);
+        try
+        {
+            await HoldAsync(disk.Front, DrainLimit);
+            try
+            {
+                disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
+                disk.MirrorName = target.Name;
+            }
+            finally
+            {
+                disk.Front.Open(disk.Top);
+            }
+        }
+        catch
+        {
+            await client.DisposeAsync();
+            throw;
+        }
+    });
+
+    public Task MirrorResumeAsync(MirrorTarget target) => ChangeAsync(async () =>
+    {
+        OpenDisk disk = RequireOpen();
+        MirrorDevice mirror = RequireMirror(disk);
+        if (target.Name.Equals(disk.MirrorName))
+            throw new TapException(
+                (int)Errno.EINVAL, "a mirror is resumed onto a new export: requests of the old one may still be on their way; nothing was changed");
+        NbdClient client = await ConnectAsync(target);
+        try
+        {
+            await mirror.ResumeAsync(client, OptionsOf(target));
+            disk.MirrorName = target.Name;
+        }
+        catch
+        {
+            await client.DisposeAsync();
+            throw;
+        }
+    });
+
+    /// <summary>Not serialised with other verbs: it takes effect at once.</summary>
+    public void SetMirrorRate(long bytesPerSecond) => RequireMirror(RequireOpen()).SetRate(bytesPerSecond);
+
+    public Task MirrorFinishAsync() => ChangeAsync(async () =>
+    {
+        OpenDisk disk = RequireRunning();
+        MirrorDevice mirror = RequireMirror(disk);
+        await HoldAsync(disk.Front, FinishDrainLimit);
+        try
+        {
+            await mirror.FinishAsync();
+        }
+        finally
+        {
+            disk.Front.Open(disk.Top);
+        }
+    });
+
+    public Task MirrorStopAsync() => ChangeAsync(async () =>
+    {
+        if (RequireOpen() is { Mirror: { } mirror } disk)
+        {
+            await mirror.DisposeAsync();
+            disk.Mirror = null;
+            if (!disk.IsPaused)
+                disk.Front.Open(disk.Top); // No need to drain: what is still inside goes to the source alone.
+        }
+    });
+
+    /// <summary>Reads what it must; other verbs go on meanwhile.</summary>
+    public async Task<DiskDigest> DigestAsync(CancellationToken cancellationToken)
+    {
+        OpenDisk disk = RequireRunning();
+        DigestResult result = await disk.Digest.ComputeAsync(disk.Plain, cancellationToken);
+        return new DiskDigest(result.Root, disk.Plain.LengthBytes, DigestMap.BlockBytes, result.RehashedBlocks);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await CloseAsync();
+        oneVerb.Dispose();
+    }
+
+    private async Task CloseOpenAsync()
+    {
+        if (open is not { } disk)
+            return;
+        if (disk.IsPaused)
+            disk.Front.Shut(); // Who waits there would keep the listener from ending.
+        if (disk.Mirror is { } mirror)
+            await mirror.DisposeAsync();
+        if (disk.Listener is { } listener)
+            await listener.DisposeAsync();
+        await disk.EndExportAsync();
+        disk.Front.Shut();
+        disk.Back.Shut();
+        open = null;
+        disk.Digest.Dispose();
+        if (disk.IsPaused)
+            return;
+        try
+        {
+            await disk.Image.Device.FlushAsync(CancellationToken.None);
+        }
+        finally
+        {
+            await disk.Image.Device.DisposeAsync();
+        }
+    }
+
+    private async Task ChangeAsync(Func<Task> change)
+    {
+        await oneVerb.WaitAsync();
+        try
+        {
+            await change();
+        }
+        finally
+        {
+            oneVerb.Release();
+        }
+    }
+
+    private async Task HoldAsync(Gate gate, TimeSpan limit)
+    {
+        try
+        {
+            await gate.HoldAsync(limit);
+        }
+        catch (TimeoutException)
+        {
+            throw new TapException(
+                (int)Errno.ETIMEDOUT, $"minor {minor} still has {gate.InFlight} requests after {limit.TotalSeconds:0} s; it goes on as before");
+        }
+    }
+
+    private static MirrorOptions OptionsOf(MirrorTarget target) => new(target.StallLimit, target.RateLimitBytesPerSecond);
+
+    private static async Task<NbdClient> ConnectAsync(MirrorTarget target)
+    {
+        NbdUri at = NbdUri.TryParse(target.Uri) ?? throw new TapException((int)Errno.EINVAL, $"'{target.Uri}' is not an NBD address");
+        if (at.Host is null || !at.IsTls)
+            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port, not '{at.Host ?? "a unix socket"}'");
+        NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
+        return await NbdClient.ConnectAsync(NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true), options, CancellationToken.None);
+    }
+
+    private static X509Certificate2 CertificateOf(string certificatePath, string keyPath)
+    {
+        try
+        {
+            return X509Certificate2.CreateFromPemFile(certificatePath, keyPath);
+        }
+        catch (Exception e) when (e is System.Security.Cryptography.CryptographicException or UnauthorizedAccessException)
+        {
+            throw new TapException((int)Errno.EINVAL, $"{certificatePath} and {keyPath} are no certificate with its key: {e.Message}", e);
+        }
+    }
+
+    private OpenDisk RequireOpen() => open ?? throw NotOpen();
+
+    private OpenDisk RequireRunning() => RequireOpen() is { IsPaused: false } running
+        ? running
+        : throw new TapException((int)Errno.EBUSY, $"minor {minor} is paused; nothing was changed");
+
+    private MirrorDevice RequireMirror(OpenDisk disk) =>
+        disk.Mirror ?? throw new TapException((int)Errno.ENOENT, $"minor {minor} has no mirror");
+
+    private TapException NotOpen() => new(TapException.NoSuchDevice, $"minor {minor} has no open image");
+}

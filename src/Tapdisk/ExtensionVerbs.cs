@@ -1,0 +1,106 @@
+// Our verbs on the control socket: JSON there, JSON back (docs/formats/tapdisk-control.md, "Extension"). Secrets in a request are never logged.
+using System.Net;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Platform;
+using StorageAccess.Tap;
+
+namespace Tapdisk;
+
+internal static class ExtensionVerbs
+{
+    public static async Task<JsonObject> RunAsync(DiskTable disks, ReadOnlyMemory<byte> json, CancellationToken cancellationToken)
+    {
+        try
+        {
+            using JsonDocument request = JsonDocument.Parse(json, new JsonDocumentOptions { MaxDepth = 8 });
+            string verb = Text(request.RootElement, "verb");
+            return verb == "capabilities"
+                ? new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "digest") }
+                : await RunAsync(disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue)), verb, request.RootElement, cancellationToken);
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
+        {
+            throw Refuse($"the request is not what the verb takes: {e.Message}");
+        }
+    }
+
+    private static async Task<JsonObject> RunAsync(Disk disk, string verb, JsonElement fields, CancellationToken cancellationToken)
+    {
+        switch (verb)
+        {
+            case "export":
+                IPEndPoint listen = IPEndPoint.Parse(Text(fields, "listen"));
+                Secret name = NameOf(fields);
+                return new() { ["port"] = await disk.ExportAsync(listen, Text(fields, "certificate"), Text(fields, "key"), name) };
+            case "unexport":
+                await disk.UnexportAsync(NameOf(fields));
+                return [];
+            case "mirror-start":
+                await disk.MirrorStartAsync(TargetOf(fields));
+                return [];
+            case "mirror-resume":
+                await disk.MirrorResumeAsync(TargetOf(fields));
+                return [];
+            case "mirror-rate":
+                disk.SetMirrorRate(Number(fields, "rate_limit", 0, long.MaxValue));
+                return [];
+            case "mirror-status":
+                return StatusOf(disk.MirrorStatus);
+            case "mirror-finish":
+                await disk.MirrorFinishAsync();
+                return [];
+            case "mirror-stop":
+                await disk.MirrorStopAsync();
+                return [];
+            case "digest":
+                return DigestOf(await disk.DigestAsync(cancellationToken));
+            default:
+                throw new TapException((int)Errno.ENOTSUP, $"there is no verb '{verb}'");
+        }
+    }
+
+    private static JsonObject StatusOf(MirrorStatus status) => new()
+    {
+        ["state"] = status.Phase.ToString().ToLowerInvariant(),
+        ["total_bytes"] = status.TotalBytes,
+        ["copied_bytes"] = status.CopiedBytes,
+        ["sent_bytes"] = status.SentBytes,
+        ["dirty_chunks"] = status.DirtyChunks,
+        ["error"] = status.Error,
+    };
+
+    private static JsonObject DigestOf(DiskDigest digest) => new()
+    {
+        ["root"] = digest.Root,
+        ["length_bytes"] = digest.LengthBytes,
+        ["block_bytes"] = digest.BlockBytes,
+        ["rehashed_blocks"] = digest.RehashedBlocks,
+    };
+
+    private static MirrorTarget TargetOf(JsonElement fields) => new(
+        Text(fields, "uri"),
+        NameOf(fields),
+        Text(fields, "fingerprint"),
+        TimeSpan.FromMilliseconds(Number(fields, "stall_limit_ms", 10, 60_000)),
+        Number(fields, "rate_limit", 0, long.MaxValue));
+
+    private static Secret NameOf(JsonElement fields)
+    {
+        string name = Text(fields, "name");
+        return name.Length is >= 16 and <= 255 ? new Secret(name) : throw Refuse("an export's secret name has 16 to 255 characters");
+    }
+
+    private static string Text(JsonElement fields, string name) =>
+        fields.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.String
+            ? value.GetString()!
+            : throw Refuse($"'{name}' is missing or not text");
+
+    private static long Number(JsonElement fields, string name, long smallest, long largest) =>
+        fields.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out long number)
+            && number >= smallest && number <= largest
+            ? number
+            : throw Refuse($"'{name}' is missing or not a number from {smallest} to {largest}");
+
+    private static TapException Refuse(string why) => new((int)Errno.EINVAL, $"{why}; nothing was changed");
+}

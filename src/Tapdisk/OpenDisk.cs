@@ -1,0 +1,79 @@
+using System.Security.Cryptography.X509Certificates;
+using Nbd;
+using Platform;
+using Replication;
+
+namespace Tapdisk;
+
+/// <summary>An export over TLS: its name is the right to use it.</summary>
+internal sealed record TlsExport(Secret Name, NbdExport Export, NbdListener Listener, X509Certificate2 Certificate);
+
+/// <summary>The parts of an open disk's data path (see the head of Disk.cs). Changed only by the verb that runs.</summary>
+internal sealed class OpenDisk
+{
+    public OpenDisk(DiskImage image, bool isReadOnly)
+    {
+        Image = image;
+        long lengthBytes = image.Device.LengthBytes;
+        Back = new Gate(lengthBytes, isReadOnly);
+        Front = new Gate(lengthBytes, isReadOnly);
+        Digest = new DigestMap(lengthBytes);
+        Plain = new DigestDevice(Back, Digest);
+        Back.Open(image.Device);
+        Front.Open(Plain);
+    }
+
+    public DiskImage Image { get; private set; }
+
+    public Gate Front { get; }
+
+    public Gate Back { get; }
+
+    /// <summary>The disk without a mirror.</summary>
+    public DigestDevice Plain { get; private set; }
+
+    public DigestMap Digest { get; private set; }
+
+    public MirrorDevice? Mirror { get; set; }
+
+    public Secret? MirrorName { get; set; }
+
+    public NbdListener? Listener { get; set; }
+
+    public TlsExport? Export { get; set; }
+
+    public bool IsPaused { get; set; }
+
+    public bool ResumeFailed { get; set; }
+
+    /// <summary>What the guest's requests go to. A finished mirror is kept for its status only.</summary>
+    public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
+
+    /// <summary>After a pause, onto an image that is open. Another image than before may hold something else: its digest starts anew.</summary>
+    public void Reopen(DiskImage image)
+    {
+        if (image.Arguments != Image.Arguments && ReferenceEquals(Top, Plain))
+        {
+            Digest.Dispose();
+            Digest = new DigestMap(image.Device.LengthBytes);
+            Plain = new DigestDevice(Back, Digest);
+        }
+
+        Image = image;
+        IsPaused = false;
+        ResumeFailed = false;
+        Back.Open(image.Device);
+        Front.Open(Top);
+    }
+
+    /// <summary>When this returns, no request of the export is in flight and none can come.</summary>
+    public async Task EndExportAsync()
+    {
+        if (Export is not { } ending)
+            return;
+        Export = null;
+        await ending.Export.DisposeAsync();
+        await ending.Listener.DisposeAsync();
+        ending.Certificate.Dispose();
+    }
+}

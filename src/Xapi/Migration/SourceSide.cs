@@ -1,0 +1,111 @@
+// The source's effects on real things: its tapdisks and its xenopsd.
+using Migration;
+using Platform;
+using StorageAccess;
+using StorageAccess.Tap;
+using Xapi.Database;
+using Xapi.Storage;
+using Xapi.Vms;
+using Xenops;
+using DiskDigest = Migration.DiskDigest;
+
+namespace Xapi.Migration;
+
+public sealed class SourceSide(
+    PoolDatabase database, StorageHost storage, StorageMessages vdis, XenopsHost xenops, string vmUuid, string hostRef) : ISourceStorage, ISourceDomain
+{
+    private readonly TapdiskOf tapdisks = new(storage.Layer, storage.Tap);
+
+    private XenopsClient Client => xenops.Client;
+
+    public async Task StartMirrorAsync(DiskPlan disk, DiskTarget target, MigrationOptions options, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        MirrorTarget mirror = new(
+            $"nbds://{target.Host}:{target.Port}", new Secret(target.Name), target.FingerprintSha256, options.StallLimit, options.BandwidthBytesPerSecond);
+        await tapdisks.Extensions.MirrorStartAsync(tap.ProcessId, tap.Minor, mirror, cancellationToken);
+    }
+
+    public async Task<MirrorProgress> MirrorStatusAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        MirrorStatus status = await tapdisks.Extensions.MirrorStatusAsync(tap.ProcessId, tap.Minor, cancellationToken);
+        string? failure = status.Phase switch
+        {
+            MirrorPhase.Failed => status.Error.Length == 0 ? "failed" : status.Error,
+            MirrorPhase.None => "the mirror is gone",
+            _ => null,
+        };
+        return new MirrorProgress(
+            status.Phase is MirrorPhase.Synced or MirrorPhase.Finished, status.Phase == MirrorPhase.Stalled, failure, status.TotalBytes, status.CopiedBytes,
+            status.SentBytes);
+    }
+
+    public async Task FinishMirrorAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        await tapdisks.Extensions.MirrorFinishAsync(tap.ProcessId, tap.Minor, cancellationToken);
+    }
+
+    public async Task StopMirrorAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        if (storage.Layer.Datapaths().All(row => row.Datapath != DatapathOf(disk)))
+            return; // The disk is not open: there is no mirror either.
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        await tapdisks.Extensions.MirrorStopAsync(tap.ProcessId, tap.Minor, cancellationToken);
+    }
+
+    public async Task<DiskDigest> DigestAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        StorageAccess.Tap.DiskDigest digest = await tapdisks.Extensions.DigestAsync(tap.ProcessId, tap.Minor, cancellationToken);
+        return new DiskDigest(disk.Device, digest.Root, digest.LengthBytes);
+    }
+
+    public async Task DestroyAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        if (database.FindByUuid("SR", disk.SourceStorage) is { } sr && VdiRows.Find(database, sr, disk.SourceDisk) is { } vdi)
+            await vdis.DestroyVdiAsync("migration", vdi, cancellationToken);
+    }
+
+    public Task PrecopyAsync(MigrationPlan plan, MemoryTarget target, CancellationToken cancellationToken) => Client.PrecopyAsync(
+        plan.Migration, vmUuid, new StreamTarget(plan.Migration, target.Host, target.Port, new Secret(target.Secret), target.FingerprintSha256),
+        plan.Options.DowntimeLimit, cancellationToken);
+
+    public Task<DateTimeOffset> StopAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
+        Client.StopAsync(plan.Migration, vmUuid, cancellationToken);
+
+    public async Task<MemoryDigest> TransferAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        ImageSummary image = await Client.TransferAsync(plan.Migration, vmUuid, cancellationToken);
+        return new MemoryDigest(image.Digest, image.Bytes);
+    }
+
+    public Task FreezeAsync(MigrationPlan plan, CancellationToken cancellationToken) => Client.FreezeAsync(plan.Migration, vmUuid, cancellationToken);
+
+    public Task ResumeAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
+        Client.ResumeAsync(plan.Migration, vmUuid, reattach: true, cancellationToken);
+
+    public async Task ReleaseAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Client.VmRemoveAsync(plan.Migration, vmUuid, cancellationToken);
+        }
+        catch (XenopsException e) when (e.Tag == "Does_not_exist")
+        {
+            // Removed by an earlier try.
+        }
+
+        if (database.FindByUuid("VM", vmUuid) is { } vm)
+        {
+            VmRows.SetPowerState(database, vm, "Halted", hostRef);
+            VmRows.Destroy(database, vm);
+        }
+    }
+
+    private DatapathId DatapathOf(DiskPlan disk) => new($"vbd/{vmUuid}/{disk.Device}");
+
+    private Task<TapdiskDisk> FindAsync(DiskPlan disk, CancellationToken cancellationToken) => tapdisks.FindAsync(
+        new SrId(disk.SourceStorage), new VdiId(disk.SourceDisk), DatapathOf(disk), "mirror", MigrationSide.Source, cancellationToken);
+}

@@ -1,0 +1,256 @@
+// VM.migrate_receive and VM.migrate (research: seed 004), and the names that shipped, host.migrate_receive and VM.migrate_send (xapi.md 7.1): from a call to a
+// plan, from a plan to a running saga, from its end to the task. What was found open after a restart is taken up again.
+using System.Collections.Concurrent;
+using System.Globalization;
+using Microsoft.Extensions.Logging;
+using Migration;
+using Platform;
+using StorageAccess;
+using StorageAccess.Wire;
+using Xapi.Database;
+using Xapi.Rpc;
+using Xapi.Storage;
+using Xapi.Tasks;
+using Xapi.Vms;
+using Xenops;
+
+namespace Xapi.Migration;
+
+/// <summary>This pool, as its peers know it.</summary>
+/// <param name="Address">Host and port, for the token's field keys.</param>
+public sealed record PoolIdentity(string Url, string Fingerprint, string HostRef, string Address);
+
+public sealed partial class VmMigration(
+    PoolDatabase database, MigrationStore store, StorageHost storage, StorageMessages vdis, XenopsHost xenops, VmOperations operations,
+    Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
+{
+    private static readonly TimeSpan TokenLife = TimeSpan.FromHours(1);
+    private static readonly TimeSpan StopLimit = TimeSpan.FromSeconds(10);
+
+    private readonly CancellationTokenSource shutdown = new();
+    private readonly ConcurrentDictionary<string, Task> recoveries = new();
+
+    public void AddTo(MessageTable messages)
+    {
+        messages.Declare(
+            "VM.migrate_receive", "(host:ref host, sr:ref SR, options:map(string->string)={})", "map(string->string)", isAsync: true,
+            (context, a) => Task.FromResult(Receive(a[0].AsString(), a[1].AsString())));
+        messages.Declare(
+            "VM.migrate", "(vm:ref VM, dest:map(string->string), live:bool, options:map(string->string)={})", "ref VM", isAsync: true,
+            (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[3].AsMap(), vdiMap: []));
+        messages.Add("host.migrate_receive", (context, a) => Receive(a[0].AsString(), ""));
+        messages.Add("VM.migrate_send", (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap()));
+    }
+
+    /// <summary>Takes up the jobs that a dead daemon left, each in its own background task.</summary>
+    public void Recover()
+    {
+        foreach (SourceState found in store.OpenSources())
+        {
+            string migration = found.Plan.Migration;
+            if (store.FindPeer(migration) is not { } token)
+                continue; // Without its peer nothing can be said; the ownership record keeps the VM from running twice.
+            if (SourceSaga.AfterRestart(found) is { } record)
+                store.Append(migration, record);
+            LogRecover(migration, found.Plan.VmName, found.Phase);
+            recoveries[migration] = RecoverAsync(store.Source(migration)!, token);
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await shutdown.CancelAsync();
+        await Task.WhenAny(Task.WhenAll(recoveries.Values), Task.Delay(StopLimit, time));
+        shutdown.Dispose();
+    }
+
+    private RpcValue Receive(string host, string sr)
+    {
+        if (!database.Exists("host", host))
+            throw new XapiException("HANDLE_INVALID", "host", host);
+        if (sr.Length != 0 && !database.Exists("SR", sr))
+            throw new XapiException("HANDLE_INVALID", "SR", sr);
+        PoolIdentity here = identity();
+        MigrationToken token = new(
+            Guid.NewGuid().ToString(), new PeerAddress(here.Url, here.Fingerprint, host), time.GetUtcNow() + TokenLife, Secret.Create());
+        store.Issue(token.Migration, token.Secret, host, sr, token.ExpiresAt);
+        return RpcValue.Map(token.ToMap(here.Address));
+    }
+
+    private async Task<RpcValue> MigrateAsync(
+        CallContext context, string vm, Dictionary<string, string> destination, Dictionary<string, string> options, Dictionary<string, string> vdiMap)
+    {
+        using IDisposable held = operations.Take(vm, context.Task.Ref, "migrate_send");
+        string powerState = database.GetString("VM", vm, "power_state");
+        if (powerState != "Running")
+            throw new XapiException("VM_BAD_POWER_STATE", vm, "running", powerState.ToLowerInvariant());
+        MigrationToken token = ParseToken(destination);
+        using PeerClient peer = new(token);
+        MigrationPlan plan;
+        try
+        {
+            plan = await PlanAsync(vm, token, peer, ParseOptions(options), vdiMap, context.CancellationToken);
+        }
+        catch (MigrationException e)
+        {
+            throw Translate(vm, token, e, context.Task);
+        }
+        catch (IOException e)
+        {
+            context.Task.SetOtherConfig("error_detail", e.Message);
+            throw new XapiException("CANNOT_CONTACT_HOST", token.Destination.Url);
+        }
+
+        store.RememberPeer(token);
+        store.Append(plan.Migration, new SourceRecord.Begun(plan, time.GetUtcNow()));
+        LogBegin(plan.Migration, plan.VmName, plan.Destination.Url);
+        SourceRunner runner = Runner(store.Source(plan.Migration)!, peer, progress => Report(context.Task, progress));
+        try
+        {
+            Receipt receipt = await runner.RunAsync(context.CancellationToken, shutdown.Token);
+            context.Task.SetOtherConfig("receipt", MigrationJson.Write(receipt));
+            LogDone(plan.Migration, plan.VmName, receipt.Blackout.TotalMs);
+            return runner.State.Last<SourceRecord.Prepared>()!.Destination.VmReference;
+        }
+        catch (MigrationException e) when (e.Code == "TASK_CANCELLED")
+        {
+            throw new OperationCanceledException(e.Message, e, context.CancellationToken);
+        }
+        catch (MigrationException e)
+        {
+            LogFailed(plan.Migration, plan.VmName, e.Message);
+            throw Translate(vm, token, e, context.Task);
+        }
+    }
+
+    private async Task<MigrationPlan> PlanAsync(
+        string vm, MigrationToken token, PeerClient peer, MigrationOptions options, Dictionary<string, string> vdiMap, CancellationToken cancellationToken)
+    {
+        string uuid = database.GetString("VM", vm, "uuid");
+        Ownership ownership = store.OwnershipOf(uuid);
+        if (ownership.Owner != Owner.Here)
+            throw new MigrationException("OPERATION_NOT_ALLOWED", [$"VM {uuid} is not this pool's"], MigrationSide.Source, "the VM is not this pool's");
+        if (store.Source(token.Migration) is { } used)
+        {
+            throw new MigrationException(
+                "VM_MIGRATE_FAILED", [], MigrationSide.Source,
+                $"the token was used already (for VM {used.Plan.VmName}: {used.Phase}); call migrate_receive again");
+        }
+
+        List<DiskPlan> disks = [];
+        foreach (VmDisk disk in VmRows.Disks(database, vm))
+        {
+            SrId sr = new(database.GetString("SR", VmRows.SrOf(database, disk), "uuid"));
+            VdiId vdi = new(database.GetString("VDI", disk.Vdi, "location"));
+            VdiInfo info = await storage.Layer.VdiStatAsync(token.Migration, sr, vdi, cancellationToken);
+            disks.Add(new DiskPlan(
+                disk.Device, sr.Value, vdi.Value, vdiMap.GetValueOrDefault(disk.Vdi, ""), database.GetString("VDI", disk.Vdi, "name_label"),
+                database.GetString("VDI", disk.Vdi, "name_description"), info.VirtualSizeBytes, info.PhysicalUtilisationBytes, disk.IsReadOnly));
+        }
+
+        PoolIdentity here = identity();
+        string name = database.GetString("VM", vm, "name_label");
+        PlanAnswer answer = await peer.PlanAsync(
+            new PlanQuestion(uuid, name, disks, database.GetLong("VM", vm, "memory_static_max"), here.Fingerprint), cancellationToken);
+        return new MigrationPlan(
+            token.Migration, uuid, name, ownership.Epoch, [.. disks.Select(d => d with { DestinationStorage = answer.Storages[d.Device] })],
+            new PeerAddress(here.Url, here.Fingerprint, here.HostRef), token.Destination, VmRows.Export(database, vm), options);
+    }
+
+    private SourceRunner Runner(SourceState state, PeerClient peer, Action<MigrationProgress> report)
+    {
+        SourceSide side = new(database, storage, vdis, xenops, state.Plan.Vm, identity().HostRef);
+        return new SourceRunner(state, store, side, side, peer, time, report);
+    }
+
+    private async Task RecoverAsync(SourceState state, MigrationToken token)
+    {
+        using PeerClient peer = new(token);
+        try
+        {
+            await Runner(state, peer, static _ => { }).RunAsync(CancellationToken.None, shutdown.Token);
+            LogDone(state.Plan.Migration, state.Plan.VmName, 0);
+        }
+        catch (MigrationException e)
+        {
+            LogFailed(state.Plan.Migration, state.Plan.VmName, e.Message);
+        }
+        catch (OperationCanceledException)
+        {
+            // The daemon stops; the journal has it.
+        }
+    }
+
+    private static void Report(TaskRun task, MigrationProgress progress)
+    {
+        task.SetProgress(progress.Fraction * 0.99); // 1 belongs to the task's end.
+        task.SetOtherConfig("phase", progress.Phase);
+        if (progress.Disks.Count > 0)
+        {
+            task.SetOtherConfig("detail", string.Join(", ", progress.Disks.Select(static d => string.Create(
+                CultureInfo.InvariantCulture,
+                $"{d.Device} {d.CopiedBytes >> 20}/{d.TotalBytes >> 20} MiB{(d.IsStalled ? " STALLED" : d.IsSynced ? " in sync" : "")}"))));
+        }
+
+        if (!progress.IsCancellable)
+        {
+            try
+            {
+                task.ForbidCancel();
+            }
+            catch (OperationCanceledException)
+            {
+                // Asked for too late: the hand-over decides now.
+            }
+        }
+    }
+
+    private static MigrationToken ParseToken(Dictionary<string, string> map)
+    {
+        try
+        {
+            return MigrationToken.Parse(map);
+        }
+        catch (FormatException e)
+        {
+            throw new XapiException("INVALID_VALUE", "dest", e.Message);
+        }
+    }
+
+    private static MigrationOptions ParseOptions(Dictionary<string, string> options)
+    {
+        if (!options.TryGetValue("bandwidth_limit", out string? text))
+            return new MigrationOptions();
+        return long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long limit)
+            ? new MigrationOptions { BandwidthBytesPerSecond = limit }
+            : throw new XapiException("INVALID_VALUE", "options:bandwidth_limit", text);
+    }
+
+    /// <summary>The field's code with the field's parameters; what they cannot say stands in the task's other_config.</summary>
+    private XapiException Translate(string vm, MigrationToken token, MigrationException e, TaskRun task)
+    {
+        task.SetOtherConfig("error_detail", e.Message);
+        return e.Code switch
+        {
+            "VM_MIGRATE_FAILED" => new XapiException(e.Code, vm, identity().HostRef, token.Destination.Host, e.Message),
+            "MIRROR_FAILED" => new XapiException(
+                e.Code,
+                database.Exists("VM", vm)
+                    ? VmRows.Disks(database, vm).FirstOrDefault(d => database.GetString("VDI", d.Vdi, "location") == e.Parameters[0])?.Vdi ?? e.Parameters[0]
+                    : e.Parameters[0]),
+            _ => new XapiException(e.Code, e.Parameters),
+        };
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "migration {Migration} of VM {Name} to {Url} begins")]
+    private partial void LogBegin(string migration, string name, string url);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "migration {Migration} of VM {Name} is done; the guest paused for {Milliseconds} ms")]
+    private partial void LogDone(string migration, string name, double milliseconds);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "migration {Migration} of VM {Name} did not happen, the VM stays: {Why}")]
+    private partial void LogFailed(string migration, string name, string why);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "migration {Migration} of VM {Name} was left in phase {Phase}; taken up again")]
+    private partial void LogRecover(string migration, string name, string phase);
+}

@@ -1,0 +1,149 @@
+// The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for xenopsd and
+// tools, an SM row for each type.
+using System.Text;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+using SmapiV1Adapter;
+using SmapiV3Bridge;
+using StorageAccess;
+using StorageAccess.Tap;
+using StorageAccess.Wire;
+using Xapi.Database;
+using Xapi.Sessions;
+
+namespace Xapi.Storage;
+
+public sealed partial class StorageHost : IAsyncDisposable
+{
+    private const long BodyLimitBytes = 4 << 20;
+
+    private readonly StorageState state;
+    private readonly WebApplication socket;
+    private readonly string socketPath;
+
+    private StorageHost(StorageState state, StorageLayer layer, TapControl tap, WebApplication socket, string socketPath)
+    {
+        this.state = state;
+        Layer = layer;
+        Tap = tap;
+        this.socket = socket;
+        this.socketPath = socketPath;
+    }
+
+    public StorageLayer Layer { get; }
+
+    /// <summary>The host's tapdisks.</summary>
+    public TapControl Tap { get; }
+
+    public static async Task<StorageHost> StartAsync(
+        XapiOptions options, PoolDatabase database, SessionTable sessions, string hostRef, TimeProvider time, ILogger log,
+        CancellationToken cancellationToken)
+    {
+        TapControl tap = new(options.TapControlDirectory);
+        Directory.CreateDirectory(options.TapControlDirectory);
+        Dictionary<string, string> environment = new()
+        {
+            ["BLKTAP_CONTROL_DIRECTORY"] = options.TapControlDirectory,
+            ["XAPI_UNIX_SOCKET"] = Path.Combine(options.RuntimeDirectory, "xapi"),
+        };
+        StorageState state = StorageState.Open(Path.Combine(options.StateDirectory, "storage.db"));
+        try
+        {
+            Dictionary<string, IStorageBackend> backends = [];
+            SmDatabase port = new(database, sessions, hostRef, time);
+            await AddDriversAsync(backends, options, port, environment, log, cancellationToken);
+            await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
+            foreach ((string type, IStorageBackend backend) in backends)
+                RecordSm(database, type, await backend.QueryAsync("start", cancellationToken));
+            StorageLayer layer = new(state, backends, time, StorageLayer.DefaultLockWait);
+            string path = Path.Combine(options.RuntimeDirectory, "storage");
+            WebApplication socket = await ListenAsync(path, new StorageServer(layer).Dispatcher, cancellationToken);
+            return new StorageHost(state, layer, tap, socket, path);
+        }
+        catch
+        {
+            state.Dispose();
+            throw;
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await socket.StopAsync();
+        await socket.DisposeAsync();
+        File.Delete(socketPath);
+        state.Dispose();
+    }
+
+    private static async Task AddDriversAsync(
+        Dictionary<string, IStorageBackend> backends, XapiOptions options, SmDatabase port, Dictionary<string, string> environment, ILogger log,
+        CancellationToken cancellationToken)
+    {
+        if (options.SmDirectory is null)
+            return;
+        SmDriverSettings settings = new(options.ToolsDirectory, environment, SmDriverSettings.DefaultDeadline);
+        (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
+            await SmDrivers.DiscoverAsync(options.SmDirectory, port.HostRef, settings, cancellationToken);
+        foreach (SmDriver driver in drivers)
+            backends[driver.Type] = new SmapiV1Backend(driver, port, settings);
+        foreach (RejectedDriver driver in rejected)
+            LogRejected(log, driver.Path, driver.Reason);
+    }
+
+    private static async Task AddPluginsAsync(
+        Dictionary<string, IStorageBackend> backends, XapiOptions options, StorageState state, Dictionary<string, string> environment, TimeProvider time,
+        ILogger log, CancellationToken cancellationToken)
+    {
+        if (options.StorageScriptsDirectory is null)
+            return;
+        ScriptSettings settings = new(options.ToolsDirectory, environment, ScriptSettings.DefaultDeadline);
+        StoragePlugins plugins = await StoragePlugins.DiscoverAsync(options.StorageScriptsDirectory, settings, cancellationToken);
+        foreach (VolumePlugin plugin in plugins.Volumes)
+            backends[plugin.Type] = new SmapiV3Backend(plugin, plugins, state, time);
+        foreach (RejectedPlugin plugin in plugins.Rejected)
+            LogRejected(log, plugin.Path, plugin.Reason);
+    }
+
+    private static void RecordSm(PoolDatabase database, string type, QueryResult query) => database.Transaction(() =>
+    {
+        string sm = database.All("SM").FirstOrDefault(s => database.GetString("SM", s, "type") == type) ?? database.Create("SM", ("type", type));
+        database.Set("SM", sm, "name_label", query.Name);
+        database.Set("SM", sm, "name_description", query.Description);
+        database.Set("SM", sm, "vendor", query.Vendor);
+        database.Set("SM", sm, "version", query.Version);
+        database.Set("SM", sm, "required_api_version", query.RequiredApiVersion);
+        database.Set("SM", sm, "capabilities", RpcValue.Strings(query.Features));
+        database.Set("SM", sm, "configuration", RpcValue.Map(query.Configuration));
+    });
+
+    /// <summary>The field's storage socket: HTTP POST / with JSON-RPC, for this host's own daemons.</summary>
+    private static async Task<WebApplication> ListenAsync(string path, JsonRpcDispatcher dispatcher, CancellationToken cancellationToken)
+    {
+        File.Delete(path); // A killed daemon's; the state lock says that no other one runs.
+        WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
+        builder.Services.Configure<HostOptions>(static o => o.ShutdownTimeout = TimeSpan.FromSeconds(10));
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel =>
+        {
+            kestrel.Limits.MaxRequestBodySize = BodyLimitBytes;
+            kestrel.ListenUnixSocket(path);
+        });
+        WebApplication application = builder.Build();
+        application.Run(async http =>
+        {
+            using StreamReader reader = new(http.Request.Body, Encoding.UTF8);
+            string answer = await dispatcher.HandleAsync(await reader.ReadToEndAsync(http.RequestAborted), http.RequestAborted);
+            http.Response.ContentType = "application/json";
+            await http.Response.WriteAsync(answer, http.RequestAborted);
+        });
+        await application.StartAsync(cancellationToken);
+        File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        return application;
+    }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
+    private static partial void LogRejected(ILogger log, string path, string reason);
+}

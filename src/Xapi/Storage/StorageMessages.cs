@@ -1,0 +1,189 @@
+// SR, PBD and VDI messages: the pool's rows and the storage access layer, kept in step. The layer acts first and the row follows, so that a crash in between
+// leaves storage without a row (the next scan finds it), never a row without storage.
+using StorageAccess;
+using StorageAccess.Wire;
+using Xapi.Database;
+using Xapi.Rpc;
+
+namespace Xapi.Storage;
+
+public sealed class StorageMessages(StorageHost storage, PoolDatabase database, string hostRef)
+{
+    private StorageLayer Layer => storage.Layer;
+
+    public void AddTo(MessageTable messages)
+    {
+        messages.Add("SR.create", CreateSrAsync);
+        messages.Add("SR.scan", async (context, a) =>
+        {
+            await ScanAsync(context, a[0].AsString());
+            return "";
+        });
+        messages.Add("SR.destroy", DestroySrAsync);
+        messages.Add("SR.forget", (context, a) =>
+        {
+            string sr = a[0].AsString();
+            RequireUnplugged(sr);
+            database.Transaction(() => Forget(sr));
+            return "";
+        });
+        messages.Add("PBD.plug", async (context, a) =>
+        {
+            await PlugAsync(context, a[0].AsString());
+            return "";
+        });
+        messages.Add("PBD.unplug", UnplugAsync);
+        messages.Add("VDI.create", CreateVdiAsync);
+        messages.Add("VDI.destroy", DestroyVdiAsync);
+        messages.Add("VDI.snapshot", (context, a) => CopyVdiAsync(context, a[0].AsString(), isSnapshot: true));
+        messages.Add("VDI.clone", (context, a) => CopyVdiAsync(context, a[0].AsString(), isSnapshot: false));
+        messages.Add("VDI.resize", ResizeVdiAsync);
+    }
+
+    /// <summary>Makes the SR, its PBD for this host, plugs it and looks what is in it. What was made is undone when a later step fails.</summary>
+    private async Task<RpcValue> CreateSrAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        Dictionary<string, string> deviceConfig = a[1].AsMap();
+        string type = a[5].AsString().ToLowerInvariant();
+        (string sr, string pbd) = database.Transaction(() =>
+        {
+            string reference = database.Create(
+                "SR", ("name_label", a[3]), ("name_description", a[4]), ("type", type), ("content_type", a[6]), ("shared", a[7]), ("sm_config", a[8]));
+            return (reference, database.Create("PBD", ("host", hostRef), ("SR", reference), ("device_config", RpcValue.Map(deviceConfig))));
+        });
+        SrId id = Id(sr);
+        try
+        {
+            Layer.RegisterSr(id, type, deviceConfig);
+            IReadOnlyDictionary<string, string> kept = await Layer.SrCreateAsync(
+                Dbg(context), id, a[3].AsString(), a[4].AsString(), deviceConfig, a[2].AsLong(), context.CancellationToken);
+            database.Set("PBD", pbd, "device_config", RpcValue.Map(kept));
+            await PlugAsync(context, pbd);
+            await ScanAsync(context, sr);
+            return sr;
+        }
+        catch
+        {
+            database.Transaction(() =>
+            {
+                database.Destroy("PBD", pbd);
+                Forget(sr);
+            });
+            throw;
+        }
+    }
+
+    private async Task PlugAsync(CallContext context, string pbd)
+    {
+        string sr = database.GetRef("PBD", pbd, "SR");
+        IReadOnlyDictionary<string, string> deviceConfig = database.GetMap("PBD", pbd, "device_config");
+        Layer.RegisterSr(Id(sr), database.GetString("SR", sr, "type"), deviceConfig);
+        await Layer.SrAttachAsync(Dbg(context), Id(sr), deviceConfig, context.CancellationToken);
+        database.Set("PBD", pbd, "currently_attached", true);
+    }
+
+    private async Task<RpcValue> UnplugAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string pbd = a[0].AsString();
+        await Layer.SrDetachAsync(Dbg(context), Id(database.GetRef("PBD", pbd, "SR")), context.CancellationToken);
+        database.Set("PBD", pbd, "currently_attached", false);
+        return "";
+    }
+
+    private async Task ScanAsync(CallContext context, string sr) =>
+        VdiRows.Reconcile(database, sr, await Layer.SrScanAsync(Dbg(context), Id(sr), context.CancellationToken));
+
+    private async Task<RpcValue> DestroySrAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string sr = a[0].AsString();
+        RequireUnplugged(sr);
+        await Layer.SrDestroyAsync(Dbg(context), Id(sr), context.CancellationToken);
+        database.Transaction(() => Forget(sr));
+        return "";
+    }
+
+    private void RequireUnplugged(string sr)
+    {
+        if (database.GetSet("SR", sr, "PBDs").Any(pbd => database.GetBool("PBD", pbd, "currently_attached")))
+            throw new XapiException("SR_HAS_PBD", sr);
+    }
+
+    private void Forget(string sr)
+    {
+        foreach (string vdi in database.GetSet("SR", sr, "VDIs"))
+            database.Destroy("VDI", vdi);
+        database.Destroy("SR", sr);
+    }
+
+    private async Task<RpcValue> CreateVdiAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        RpcStruct record = a[0].AsStruct();
+        string sr = record.Get("SR").AsString();
+        VdiInfo made = await Layer.VdiCreateAsync(
+            Dbg(context),
+            Id(sr),
+            new VdiInfo
+            {
+                Vdi = new VdiId(""),
+                NameLabel = record.Get("name_label").AsString(),
+                NameDescription = record.Get("name_description").AsString(),
+                Type = record.Get("type").AsString(),
+                Sharable = record.Get("sharable").AsBool(),
+                ReadOnly = record.Get("read_only").AsBool(),
+                VirtualSizeBytes = record.Get("virtual_size").AsLong(),
+                SmConfig = record.Find("sm_config")?.AsMap() ?? [],
+            },
+            context.CancellationToken);
+        string vdi = VdiRows.Ensure(database, sr, made);
+        if (record.Find("other_config") is { } otherConfig)
+            database.Set("VDI", vdi, "other_config", otherConfig);
+        return vdi;
+    }
+
+    private async Task<RpcValue> DestroyVdiAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        await DestroyVdiAsync(Dbg(context), a[0].AsString(), context.CancellationToken);
+        return "";
+    }
+
+    /// <summary>The VDI's storage and its row; a row that a driver's call-back took away already is no error.</summary>
+    public async Task DestroyVdiAsync(string dbg, string vdi, CancellationToken cancellationToken)
+    {
+        SrId sr = Id(database.GetRef("VDI", vdi, "SR"));
+        await Layer.VdiDestroyAsync(dbg, sr, new VdiId(database.GetString("VDI", vdi, "location")), cancellationToken);
+        database.Transaction(() =>
+        {
+            if (database.Exists("VDI", vdi))
+                database.Destroy("VDI", vdi);
+        });
+    }
+
+    private async Task<RpcValue> CopyVdiAsync(CallContext context, string vdi, bool isSnapshot)
+    {
+        string sr = database.GetRef("VDI", vdi, "SR");
+        VdiInfo source = await Layer.VdiStatAsync(
+            Dbg(context), Id(sr), new VdiId(database.GetString("VDI", vdi, "location")), context.CancellationToken);
+        VdiInfo copy = isSnapshot
+            ? await Layer.VdiSnapshotAsync(Dbg(context), Id(sr), source, context.CancellationToken)
+            : await Layer.VdiCloneAsync(Dbg(context), Id(sr), source, context.CancellationToken);
+        string reference = VdiRows.Ensure(database, sr, copy);
+        database.Set("VDI", reference, "is_a_snapshot", isSnapshot);
+        if (isSnapshot)
+            database.Set("VDI", reference, "snapshot_of", vdi);
+        return reference;
+    }
+
+    private async Task<RpcValue> ResizeVdiAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string vdi = a[0].AsString();
+        long size = await Layer.VdiResizeAsync(
+            Dbg(context), Id(database.GetRef("VDI", vdi, "SR")), new VdiId(database.GetString("VDI", vdi, "location")), a[1].AsLong(),
+            context.CancellationToken);
+        database.Set("VDI", vdi, "virtual_size", new RpcInt(size));
+        return "";
+    }
+
+    private SrId Id(string sr) => new(database.GetString("SR", sr, "uuid"));
+
+    private static string Dbg(CallContext context) => context.Task.Ref;
+}

@@ -1,0 +1,152 @@
+// The life of a VM in its pool: start, pause, stop, destroy. Whoever makes a domain run asks the ownership record first.
+using Migration;
+using StorageAccess.Wire;
+using Xapi.Database;
+using Xapi.Migration;
+using Xapi.Rpc;
+using Xenops;
+
+namespace Xapi.Vms;
+
+public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, MigrationStore store, VmOperations operations, string hostRef)
+{
+    private XenopsClient Client => xenops.Client;
+
+    public void AddTo(MessageTable messages)
+    {
+        messages.Add("VM.start", StartAsync);
+        messages.Add("VM.pause", (context, a) => TurnAsync(
+            context, a[0].AsString(), "pause", "Running", "Paused", uuid => Client.VmPauseAsync(Dbg(context), uuid, context.CancellationToken)));
+        messages.Add("VM.unpause", (context, a) => TurnAsync(
+            context, a[0].AsString(), "unpause", "Paused", "Running", uuid => Client.VmUnpauseAsync(Dbg(context), uuid, context.CancellationToken)));
+        messages.Add("VM.clean_shutdown", (context, a) => StopAsync(context, a[0].AsString(), isClean: true));
+        messages.Add("VM.hard_shutdown", (context, a) => StopAsync(context, a[0].AsString(), isClean: false));
+        messages.Add("VM.destroy", (context, a) =>
+        {
+            string vm = a[0].AsString();
+            using IDisposable held = operations.Take(vm, context.Task.Ref, "destroy");
+            Require(vm, "Halted");
+            VmRows.Destroy(database, vm);
+            return "";
+        });
+    }
+
+    /// <summary>After a start: a VM that xenopsd does not hold is not running, whatever the row says.</summary>
+    public async Task ReconcileAsync(CancellationToken cancellationToken)
+    {
+        HashSet<string> held = [.. (await Client.VmListAsync("start", cancellationToken)).Select(static v => v.Id)];
+        foreach (string vm in database.All("VM").Where(vm => !database.GetBool("VM", vm, "is_control_domain")))
+        {
+            if (database.GetString("VM", vm, "power_state") != "Halted" && !held.Contains(database.GetString("VM", vm, "uuid")))
+                VmRows.SetPowerState(database, vm, "Halted", hostRef);
+        }
+    }
+
+    private async Task<RpcValue> StartAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string vm = a[0].AsString();
+        using IDisposable held = operations.Take(vm, context.Task.Ref, "start");
+        Require(vm, "Halted");
+        if (database.GetBool("VM", vm, "is_a_template"))
+            throw new XapiException("VM_IS_TEMPLATE", vm);
+        string uuid = database.GetString("VM", vm, "uuid");
+        Ownership ownership = store.OwnershipOf(uuid);
+        if (ownership.Owner != Owner.Here)
+        {
+            throw new XapiException(
+                "OPERATION_NOT_ALLOWED", $"VM {uuid} is not this pool's to run: its owner is {ownership.Owner} since migration {ownership.Migration}");
+        }
+
+        Vm record = VmRows.ForXenops(database, vm);
+        try
+        {
+            await Client.VmAddAsync(Dbg(context), record, context.CancellationToken);
+            await Client.VmStartAsync(Dbg(context), uuid, context.CancellationToken);
+            if (a[1].AsBool())
+                await Client.VmPauseAsync(Dbg(context), uuid, context.CancellationToken);
+        }
+        catch (XenopsException e)
+        {
+            await ForgetAsync(uuid);
+            throw Translate(vm, e);
+        }
+
+        VmRows.SetPowerState(database, vm, a[1].AsBool() ? "Paused" : "Running", hostRef);
+        return "";
+    }
+
+    private async Task<RpcValue> StopAsync(CallContext context, string vm, bool isClean)
+    {
+        string operation = isClean ? "clean_shutdown" : "hard_shutdown";
+        using IDisposable held = operations.Take(vm, context.Task.Ref, operation);
+        if (isClean)
+            Require(vm, "Running");
+        else if (database.GetString("VM", vm, "power_state") == "Halted")
+            throw BadPowerState(vm, "running", "Halted");
+        string uuid = database.GetString("VM", vm, "uuid");
+        try
+        {
+            await Client.VmShutdownAsync(Dbg(context), uuid, isClean, context.CancellationToken);
+            await Client.VmRemoveAsync(Dbg(context), uuid, context.CancellationToken);
+        }
+        catch (XenopsException e) when (e.Tag != "Does_not_exist")
+        {
+            throw Translate(vm, e);
+        }
+        catch (XenopsException)
+        {
+            // xenopsd lost it with its own life: it is halted.
+        }
+
+        VmRows.SetPowerState(database, vm, "Halted", hostRef);
+        return "";
+    }
+
+    private async Task<RpcValue> TurnAsync(CallContext context, string vm, string operation, string from, string to, Func<string, Task> turn)
+    {
+        using IDisposable held = operations.Take(vm, context.Task.Ref, operation);
+        Require(vm, from);
+        try
+        {
+            await turn(database.GetString("VM", vm, "uuid"));
+        }
+        catch (XenopsException e)
+        {
+            throw Translate(vm, e);
+        }
+
+        VmRows.SetPowerState(database, vm, to, hostRef);
+        return "";
+    }
+
+    private async Task ForgetAsync(string uuid)
+    {
+        try
+        {
+            await Client.VmRemoveAsync("undo", uuid, CancellationToken.None);
+        }
+        catch (XenopsException e) when (e.Tag == "Does_not_exist")
+        {
+            // It was never added.
+        }
+    }
+
+    private void Require(string vm, string expected)
+    {
+        string actual = database.GetString("VM", vm, "power_state");
+        if (actual != expected)
+            throw BadPowerState(vm, expected, actual);
+    }
+
+    private static XapiException BadPowerState(string vm, string expected, string actual) =>
+        new("VM_BAD_POWER_STATE", vm, expected.ToLowerInvariant(), actual.ToLowerInvariant());
+
+    private static XapiException Translate(string vm, XenopsException e) => e.Tag switch
+    {
+        "Storage_backend_error" => new XapiException(e.Arguments[0], [.. e.Arguments.Skip(1)]),
+        "Bad_power_state" => BadPowerState(vm, e.Arguments[^1], e.Arguments[0]),
+        _ => new XapiException("INTERNAL_ERROR", $"xenopsd: {e.Message}"),
+    };
+
+    private static string Dbg(CallContext context) => context.Task.Ref;
+}

@@ -1,0 +1,57 @@
+// The backend that needs no hypervisor. Device state (not in memory pages): {"disks":[{"device":"xvda","length_bytes":n}]}, the disks that the guest
+// writes, in the order of the VM's record; the other side must offer the same.
+using System.Text.Json;
+
+namespace Xenops.Simulator;
+
+/// <param name="oracleFolder">Where the oracle logs go.</param>
+public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : IDomainBackend
+{
+    public IGuest Boot(Vm vm, IReadOnlyList<GuestDisk> disks)
+    {
+        SimulatorSettings settings = SimulatorSettings.Of(vm);
+        IReadOnlyList<GuestDisk> written = WrittenOf(disks);
+        GuestImage image = GuestImage.Create(new GuestMemory(vm.MemoryBytes), Guid.Parse(vm.Id), settings, LengthsOf(written));
+        OracleLog oracle = OpenOracle(vm);
+        oracle.Booted(settings.Seed);
+        return new SimulatedGuest(image, oracle, written, time);
+    }
+
+    public IGuest Restore(Vm vm, GuestMemory memory, ReadOnlyMemory<byte> deviceState, IReadOnlyList<GuestDisk> disks)
+    {
+        IReadOnlyList<GuestDisk> written = WrittenOf(disks);
+        byte[] offered = DeviceStateOf(written);
+        if (!deviceState.Span.SequenceEqual(offered))
+        {
+            throw XenopsException.Internal(
+                $"the guest was sent with the disks {System.Text.Encoding.UTF8.GetString(deviceState.Span)}, here are {System.Text.Encoding.UTF8.GetString(offered)}");
+        }
+
+        GuestImage image = GuestImage.Open(memory, Guid.Parse(vm.Id), LengthsOf(written));
+        return new SimulatedGuest(image, OpenOracle(vm), written, time);
+    }
+
+    internal static byte[] DeviceStateOf(IReadOnlyList<GuestDisk> disks) => JsonSerializer.SerializeToUtf8Bytes(
+        new DeviceState(disks.Select(static d => new DiskState(d.Vbd.Device, d.Device.LengthBytes)).ToArray()), Json.Options);
+
+    internal static IReadOnlyList<GuestDisk> WrittenOf(IReadOnlyList<GuestDisk> disks)
+    {
+        foreach (GuestDisk disk in disks)
+        {
+            if (GuestBlock.SizeBytes % disk.Device.BlockSizeBytes != 0)
+                throw XenopsException.Internal($"the disk {disk.Vbd.Device} has blocks of {disk.Device.BlockSizeBytes} bytes; the guest writes 4096");
+            if (disk.Vbd.Access == StorageAccess.VdiAccess.ReadWrite && disk.Device.IsReadOnly)
+                throw XenopsException.Internal($"the disk {disk.Vbd.Device} is served read-only, but the VBD says RW");
+        }
+
+        return disks.Where(static d => d.Vbd.Access == StorageAccess.VdiAccess.ReadWrite).ToArray();
+    }
+
+    private static long[] LengthsOf(IReadOnlyList<GuestDisk> disks) => disks.Select(static d => d.Device.LengthBytes).ToArray();
+
+    private OracleLog OpenOracle(Vm vm) => new(Path.Combine(oracleFolder, $"{vm.Id}.log"));
+
+    private sealed record DeviceState(IReadOnlyList<DiskState> Disks);
+
+    private sealed record DiskState(string Device, long LengthBytes);
+}

@@ -1,0 +1,75 @@
+using Platform;
+using Replication;
+using StorageAccess.Tap;
+using Support;
+
+namespace Unit.ReplicationTests;
+
+public sealed class MirrorDeviceTests
+{
+    private const int LengthBytes = 4 * ChunkMap.ChunkBytes;
+    private static readonly MirrorOptions Options = new(TimeSpan.FromSeconds(5), 0);
+
+    [Fact]
+    public void A_stalled_target_is_seen_after_a_second_and_given_up_at_the_limit() => SeededContext.Run(1, static async context =>
+    {
+        ModelDevice source = new(LengthBytes, context.Random);
+        ModelDevice target = new(LengthBytes, context.Random);
+        await using MirrorDevice mirror = new(source, target.NewConnection(), Options, context.Time);
+        while (mirror.Status.Phase != MirrorPhase.Synced)
+            await Task.Yield();
+        target.Stall();
+        DateTimeOffset begun = context.Time.GetUtcNow();
+        Task write = mirror.WriteAsync(0, new byte[512], WriteFlags.None, default).AsTask();
+        while (mirror.Status.Phase == MirrorPhase.Synced)
+            await Task.Delay(TimeSpan.FromMilliseconds(10), context.Time);
+        Assert.Equal(MirrorPhase.Stalled, mirror.Status.Phase);
+        Assert.InRange(context.Time.GetUtcNow() - begun, TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(1.1));
+        await mirror.ReadAsync(0, new byte[512], default);
+        Assert.False(write.IsCompleted);
+        await write;
+        Assert.InRange(context.Time.GetUtcNow() - begun, Options.StallLimit, Options.StallLimit + TimeSpan.FromSeconds(0.5));
+        Assert.Equal(MirrorPhase.Failed, mirror.Status.Phase);
+        Assert.Equal(ChunkMap.ChunkState.Dirty, mirror.Map.StateOf(0));
+    });
+
+    [Fact]
+    public async Task A_target_of_another_size_is_refused()
+    {
+        MemoryBlockDevice source = new(LengthBytes);
+        BlockIoException refused = Assert.Throws<BlockIoException>(
+            () => new MirrorDevice(source, new MemoryBlockDevice(LengthBytes + 512), Options, TimeProvider.System));
+        Assert.Equal(Errno.EINVAL, refused.Errno);
+        await using MirrorDevice mirror = new(source, new MemoryBlockDevice(LengthBytes), Options, TimeProvider.System);
+        await Assert.ThrowsAsync<BlockIoException>(() => mirror.ResumeAsync(new MemoryBlockDevice(LengthBytes), Options));
+    }
+
+    [Fact]
+    public void A_rate_limit_holds_the_copy_and_can_be_lifted_while_it_waits() => SeededContext.Run(2, static async context =>
+    {
+        ModelDevice source = new(LengthBytes, context.Random);
+        byte[] data = new byte[LengthBytes];
+        context.Random.NextBytes(data);
+        await source.WriteAsync(0, data, WriteFlags.None, default);
+        ModelDevice target = new(LengthBytes, context.Random);
+        await using MirrorDevice mirror = new(source, target.NewConnection(), Options with { RateLimitBytesPerSecond = 1024 }, context.Time);
+        await Task.Delay(TimeSpan.FromSeconds(20), context.Time);
+        Assert.InRange(mirror.Status.CopiedBytes, 1, LengthBytes - 1);
+        mirror.SetRate(0);
+        await Task.Delay(TimeSpan.FromSeconds(1), context.Time);
+        Assert.Equal(MirrorPhase.Synced, mirror.Status.Phase);
+    });
+
+    [Fact]
+    public void What_the_source_does_not_hold_is_not_sent() => SeededContext.Run(3, static async context =>
+    {
+        ModelDevice source = new(LengthBytes, context.Random);
+        await source.WriteAsync(ChunkMap.ChunkBytes, new byte[] { 1 }.Concat(new byte[8191]).ToArray(), WriteFlags.None, default);
+        ModelDevice target = new(LengthBytes, context.Random);
+        await using MirrorDevice mirror = new(source, target.NewConnection(), Options, context.Time);
+        while (mirror.Status.Phase != MirrorPhase.Synced)
+            await Task.Yield();
+        Assert.Equal(4096, mirror.Status.SentBytes);
+        Assert.Equal(ChunkMap.ChunkBytes, mirror.Status.TotalBytes);
+    });
+}

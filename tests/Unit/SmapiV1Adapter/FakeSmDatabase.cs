@@ -1,0 +1,41 @@
+using SmapiV1Adapter;
+using StorageAccess;
+
+namespace Unit.SmapiV1AdapterTests;
+
+/// <summary>One SR with its VDI records; what a driver's call-backs would do to it, the test does.</summary>
+internal sealed class FakeSmDatabase : ISmDatabase
+{
+    public string HostRef { get; set; } = "OpaqueRef:host";
+
+    public string TaskRef { get; set; } = "OpaqueRef:task";
+
+    public SmSr SrRecord { get; set; } = new("OpaqueRef:sr", "OpaqueRef:session", true, new Dictionary<string, string>());
+
+    public Dictionary<VdiId, SmVdi> VdiRecords { get; } = [];
+
+    public List<(VdiId Copy, VdiId Source, bool IsSnapshot)> Copies { get; } = [];
+
+    /// <summary>A location that is not there yet counts as introduced by the driver.</summary>
+    public bool IntroducesAnything { get; set; }
+
+    public string TaskRefOf(string dbg) => TaskRef;
+
+    public SmSr Sr(SrId sr) => SrRecord;
+
+    public SrInfo SrInfo(SrId sr) => new(sr.Value, "sr", "", 100, 50, false, "Healthy");
+
+    public IReadOnlyList<VdiInfo> Vdis(SrId sr) => VdiRecords.Values.Select(static v => v.Info).ToList();
+
+    public SmVdi? FindVdi(SrId sr, VdiId location)
+    {
+        if (!VdiRecords.ContainsKey(location) && IntroducesAnything)
+            Add(location.Value);
+        return VdiRecords.GetValueOrDefault(location);
+    }
+
+    public void RecordCopy(SrId sr, VdiId copy, VdiInfo source, bool isSnapshot) => Copies.Add((copy, source.Vdi, isSnapshot));
+
+    public void Add(string location) => VdiRecords[new VdiId(location)] = new SmVdi(
+        $"OpaqueRef:{location}", "persist", false, new VdiInfo { Vdi = new VdiId(location), Uuid = location, VirtualSizeBytes = 1 << 20 });
+}
