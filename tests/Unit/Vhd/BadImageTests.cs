@@ -316,20 +316,22 @@ public sealed class BadImageTests : IDisposable
 
         VhdChain.Open(leaf, new VhdOpenOptions { IsReadOnly = true }).Abandon();
         Assert.Equal(VhdError.TooDeep, Assert.Throws<VhdException>(() => VhdImage.CreateSnapshot(directory.File("over.vhd"), leaf)).Error);
-        for (int depth = 31; depth <= 1000; depth++)
+        byte[] image = File.ReadAllBytes(leaf);
+        image.AsSpan(Header + 64, 512).Clear();
+        for (int depth = VhdChain.MaxDepth + 1; depth <= 1000; depth++)
         {
-            // Made on the simulated store's rules would refuse too: a parent that is called raw is not counted, then it is given its real
-            // uuid.
-            string child = directory.File($"deep-{depth}.vhd");
-            VhdImage.CreateSnapshot(child, leaf, isParentRaw: true, new VhdCreateOptions());
-            byte[] image = File.ReadAllBytes(child);
-            VhdImage.ReadInfo(leaf).Uuid.TryWriteBytes(image.AsSpan(Header + 40, 16), bigEndian: true, out _);
-            BinaryPrimitives.WriteInt64BigEndian(image.AsSpan(48), 4096);
-            Seal(image.AsSpan(0, 512), 64);
+            // Each is a copy of the one before with a new uuid, pointed at it.
+            image.AsSpan(68, 16).CopyTo(image.AsSpan(Header + 40));
+            Guid.NewGuid().TryWriteBytes(image.AsSpan(68, 16), bigEndian: true, out _);
+            for (int i = 0; i < 3; i++)
+                PutLocator(image, i, "./" + Path.GetFileName(leaf));
             Seal(image.AsSpan(Header, 1024), 36);
+            Seal(image.AsSpan(0, 512), 64);
             image.AsSpan(0, 512).CopyTo(image.AsSpan(image.Length - 512));
-            File.WriteAllBytes(child, image);
-            leaf = child;
+            leaf = directory.File($"deep-{depth}.vhd");
+            File.WriteAllBytes(leaf, image);
+            if (depth == VhdChain.MaxDepth + 1)
+                Assert.Equal(VhdError.TooDeep, Open(leaf).Error);
         }
 
         Stopwatch watch = Stopwatch.StartNew();
