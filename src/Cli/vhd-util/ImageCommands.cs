@@ -33,7 +33,7 @@ internal static class ImageCommands
         Option<string> name = Name();
         Option<string> parent = new("-p") { Description = "the parent", Required = true };
         Option<bool> isRaw = new("-m") { Description = "the parent is a raw disk" };
-        Option<bool> keepsEmpty = new("-e") { Description = "keep this parent even when it is empty (otherwise its first ancestor that is not)" };
+        Option<bool> keepsEmpty = new("-e") { Description = "keep an empty parent (else its first ancestor that is not)" };
         Command command = new("snapshot", "Make an empty child of an image.") { name, parent, isRaw, keepsEmpty };
         command.SetAction(result =>
         {
@@ -104,7 +104,10 @@ internal static class ImageCommands
         Option<string> name = Name();
         Option<string> target = new("--to") { Description = "the file to make", Required = true };
         Option<bool> isRaw = new("--raw") { Description = "make a raw disk instead of a VHD" };
-        Command command = new("copy", "Write the content of an image and its parents as one file; holes stay holes.") { name, target, isRaw };
+        Command command = new("copy", "Write the content of an image and its parents as one file; holes stay holes.")
+        {
+            name, target, isRaw,
+        };
         command.SetAction(async (result, cancellationToken) =>
         {
             await using VhdChain chain = VhdChain.Open(result.GetRequiredValue(name), new VhdOpenOptions { IsReadOnly = true });

@@ -1,5 +1,5 @@
-// vhd-util: the field's verbs and output (research/storage.md 8.5) over the Vhd library, and `copy`. Facts go to standard output, everything else to
-// standard error. Exit codes: 0 done, 1 the image or the request is bad, 2 the command line is.
+// vhd-util: the field's verbs and output (research/storage.md 8.5) over the Vhd library, and `copy`. Facts go to standard output,
+// everything else to standard error. Exit codes: 0 done, 1 the image or the request is bad, 2 the command line is.
 using System.CommandLine;
 using Platform;
 using Vhd;

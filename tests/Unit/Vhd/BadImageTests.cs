@@ -138,8 +138,10 @@ public sealed class BadImageTests : IDisposable
     [InlineData(3, 1000)]
     public void A_file_too_short_to_be_an_image_is_refused(int row, int length)
     {
-        Refused(row == 3 ? File.ReadAllBytes(directory.File("fixed.vhd"))[^length..] : File.ReadAllBytes(Good)[..length], row == 3 ? VhdError.Damaged
-            : VhdError.NotAnImage, row == 3 ? "has only" : "");
+        if (row == 3)
+            Refused(File.ReadAllBytes(directory.File("fixed.vhd"))[^length..], VhdError.Damaged, "has only");
+        else
+            Refused(File.ReadAllBytes(Good)[..length], VhdError.NotAnImage, "too short");
     }
 
     [Theory]
@@ -214,7 +216,7 @@ public sealed class BadImageTests : IDisposable
     {
         Process.Start("mkfifo", directory.File("fifo")).WaitForExit();
         foreach (string path in new[] { directory.Path, directory.File("fifo"), "/dev/zero", directory.File("nothing"), "a\0b" })
-            Assert.Equal(VhdError.CannotOpen, Assert.Throws<VhdException>(() => VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = true })).Error);
+            Assert.Equal(VhdError.CannotOpen, Open(path).Error);
     }
 
     [Fact]
@@ -223,7 +225,8 @@ public sealed class BadImageTests : IDisposable
         await using VhdChain chain = VhdChain.Open(Good, new VhdOpenOptions { IsReadOnly = true });
         using (FileStream file = new(Good, FileMode.Open))
             file.SetLength(4096);
-        BlockIoException e = await Assert.ThrowsAsync<BlockIoException>(() => chain.ReadAsync(0, new byte[8192], CancellationToken.None).AsTask());
+        BlockIoException e = await Assert.ThrowsAsync<BlockIoException>(
+            () => chain.ReadAsync(0, new byte[8192], CancellationToken.None).AsTask());
         Assert.Equal(Errno.EIO, e.Errno);
     }
 
@@ -313,23 +316,26 @@ public sealed class BadImageTests : IDisposable
 
         VhdChain.Open(leaf, new VhdOpenOptions { IsReadOnly = true }).Abandon();
         Assert.Equal(VhdError.TooDeep, Assert.Throws<VhdException>(() => VhdImage.CreateSnapshot(directory.File("over.vhd"), leaf)).Error);
-        for (int depth = 31; depth <= 1000; depth++)
+        byte[] image = File.ReadAllBytes(leaf);
+        image.AsSpan(Header + 64, 512).Clear();
+        for (int depth = VhdChain.MaxDepth + 1; depth <= 1000; depth++)
         {
-            // Made on the simulated store's rules would refuse too: a parent that is called raw is not counted, then it is given its real uuid.
-            string child = directory.File($"deep-{depth}.vhd");
-            VhdImage.CreateSnapshot(child, leaf, isParentRaw: true, new VhdCreateOptions());
-            byte[] image = File.ReadAllBytes(child);
-            VhdImage.ReadInfo(leaf).Uuid.TryWriteBytes(image.AsSpan(Header + 40, 16), bigEndian: true, out _);
-            BinaryPrimitives.WriteInt64BigEndian(image.AsSpan(48), 4096);
-            Seal(image.AsSpan(0, 512), 64);
+            // Each is a copy of the one before with a new uuid, pointed at it.
+            image.AsSpan(68, 16).CopyTo(image.AsSpan(Header + 40));
+            Guid.NewGuid().TryWriteBytes(image.AsSpan(68, 16), bigEndian: true, out _);
+            for (int i = 0; i < 3; i++)
+                PutLocator(image, i, "./" + Path.GetFileName(leaf));
             Seal(image.AsSpan(Header, 1024), 36);
+            Seal(image.AsSpan(0, 512), 64);
             image.AsSpan(0, 512).CopyTo(image.AsSpan(image.Length - 512));
-            File.WriteAllBytes(child, image);
-            leaf = child;
+            leaf = directory.File($"deep-{depth}.vhd");
+            File.WriteAllBytes(leaf, image);
+            if (depth == VhdChain.MaxDepth + 1)
+                Assert.Equal(VhdError.TooDeep, Open(leaf).Error);
         }
 
         Stopwatch watch = Stopwatch.StartNew();
-        Assert.Equal(VhdError.TooDeep, Assert.Throws<VhdException>(() => VhdChain.Open(leaf, new VhdOpenOptions { IsReadOnly = true })).Error);
+        Assert.Equal(VhdError.TooDeep, Open(leaf).Error);
         Assert.True(watch.Elapsed < TimeSpan.FromSeconds(2));
     }
 
@@ -419,8 +425,13 @@ public sealed class BadImageTests : IDisposable
         byte[] mutant = (byte[])image.Clone();
         // Most in what is interpreted, and mostly with the checksums made right again, or nothing behind them would be reached.
         for (int n = random.Next(1, 4); n > 0; n--)
-            mutant[random.Next(4) == 0 ? random.Next(mutant.Length) : random.Next(3) switch { 0 => random.Next(90), 1 => 512 + random.Next(800), _ => 1536 + random.Next(1600) }]
-                = random.Next(3) == 0 ? (byte)0xFF : (byte)random.Next(256);
+            mutant[random.Next(4) switch
+            {
+                0 => random.Next(mutant.Length),
+                1 => random.Next(90),
+                2 => Header + random.Next(800),
+                _ => Table + random.Next(1600),
+            }] = random.Next(3) == 0 ? (byte)0xFF : (byte)random.Next(256);
         if (random.Next(4) != 0)
         {
             Seal(mutant.AsSpan(0, 512), 64);
@@ -430,7 +441,8 @@ public sealed class BadImageTests : IDisposable
         return mutant;
     }
 
-    private VhdException Open(string path) => Assert.Throws<VhdException>(() => VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = true }));
+    private static VhdException Open(string path) =>
+        Assert.Throws<VhdException>(() => VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = true }));
 
     private void Refused(byte[] image, VhdError error, string says)
     {
