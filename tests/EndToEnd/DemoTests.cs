@@ -43,8 +43,6 @@ public class DemoTests
         Assert.Equal(before, SHA256.HashData(await File.ReadAllBytesAsync(disk)));
         ChildResult compare = await Tool.RunAsync("qemu-img", "compare", "-f", "vpc", "-F", "vpc", disk, folder.File("kept/destination.vhd"));
         Assert.Equal("Images are identical.", compare.StandardOutput.Trim());
-        ChildResult check = await Tool.RunAsync("qemu-img", "check", "-f", "vpc", folder.File("kept/destination.vhd"));
-        Assert.Equal(0, check.ExitCode);
     }
 
     [Fact]

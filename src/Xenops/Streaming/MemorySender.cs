@@ -26,7 +26,7 @@ internal sealed class MemorySender(FrameStream frames, GuestMemory memory, TimeP
     /// <summary>Waits for the receiver's welcome to our hello, then tells it whom it gets.</summary>
     public Task StartAsync(Vm vm, CancellationToken cancellationToken) => WithReasonAsync(async () =>
     {
-        Expect((await frames.ReadAsync(cancellationToken)).Type, FrameType.Welcome);
+        Expect(await frames.ReadAsync(cancellationToken), FrameType.Welcome);
         await frames.WriteAsync(FrameType.VmRecord, JsonSerializer.SerializeToUtf8Bytes(vm, Json.Options), cancellationToken);
     }, cancellationToken);
 
@@ -43,7 +43,7 @@ internal sealed class MemorySender(FrameStream frames, GuestMemory memory, TimeP
             await FlushZeroRunsAsync(cancellationToken);
             await frames.WriteAsync(FrameType.RoundEnd, Numbers(round, pages.Count), cancellationToken);
             Frame answer = await frames.ReadAsync(cancellationToken);
-            Expect(answer.Type, FrameType.RoundReceived);
+            Expect(answer, FrameType.RoundReceived);
             if (!answer.Payload.Span.SequenceEqual(Numbers(round, pages.Count)))
                 throw new MemoryStreamException($"the receiver acknowledged something else than round {round}");
         }, cancellationToken);
@@ -78,11 +78,15 @@ internal sealed class MemorySender(FrameStream frames, GuestMemory memory, TimeP
         return bytes;
     }
 
-    private static void Expect(FrameType found, FrameType expected)
+    private static void Expect(Frame found, FrameType expected)
     {
-        if (found != expected)
-            throw new MemoryStreamException($"the receiver answered {found} where {expected} was due");
+        if (found.Type == FrameType.Refused)
+            throw Refused(System.Text.Encoding.UTF8.GetString(found.Payload.Span), null);
+        if (found.Type != expected)
+            throw new MemoryStreamException($"the receiver answered {found.Type} where {expected} was due");
     }
+
+    private static MemoryStreamException Refused(string reason, Exception? e) => new($"the destination refused the stream: {reason}", e);
 
     private async Task AddAsync(int page, CancellationToken cancellationToken)
     {
@@ -150,7 +154,7 @@ internal sealed class MemorySender(FrameStream frames, GuestMemory memory, TimeP
         catch (MemoryStreamException e)
         {
             string? reason = await TryReadReasonAsync(cancellationToken);
-            throw reason is null ? e : new MemoryStreamException($"the destination refused the stream: {reason}", e);
+            throw reason is null ? e : Refused(reason, e);
         }
     }
 
