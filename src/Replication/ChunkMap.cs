@@ -1,9 +1,9 @@
 // What a mirror knows about each chunk of a disk, and who may touch which bytes now.
 //
-// A chunk is 256 KiB. Its state is one byte: Clean (both sides hold the same), Pending (never copied; where nobody wrote, the target reads as zeros),
-// Dirty (the sides may differ in any byte), Copying (the copy pass holds it). A lease is a range of bytes. Leases that overlap are granted in the order
-// in which they were asked for, one at a time: otherwise two overlapping guest writes could reach the two sides in different order, or a copy could put
-// old bytes over new ones. Leases that do not overlap never wait for each other.
+// A chunk is 256 KiB. Its state is one byte: Clean (both sides hold the same), Pending (never copied; where nobody wrote, the target
+// reads as zeros), Dirty (the sides may differ in any byte), Copying (the copy pass holds it). A lease is a range of bytes. Leases that
+// overlap are granted in the order in which they were asked for, one at a time: otherwise two overlapping guest writes could reach the
+// two sides in different order, or a copy could put old bytes over new ones. Leases that do not overlap never wait for each other.
 //
 // Unflushed: chunks written to the target since its last flush. A target that is lost may have lost them, so they become Dirty with it.
 using System.Runtime.InteropServices;
@@ -106,7 +106,9 @@ public sealed class ChunkMap
         }
     }
 
-    /// <summary>A guest's write asks for its bytes. Completes when nobody else holds any of them; the callers bound how many wait.</summary>
+    /// <summary>
+    /// A guest's write asks for its bytes. Completes when nobody else holds any of them; the callers bound how many wait.
+    /// </summary>
     public ValueTask<Lease> LeaseAsync(long offsetBytes, long lengthBytes)
     {
         lock (gate)
@@ -151,8 +153,8 @@ public sealed class ChunkMap
     }
 
     /// <summary>
-    /// What a guest's write did, told before the guest is answered. Both sides have it: a whole chunk becomes Clean, a part leaves the state. Otherwise
-    /// (or when the target was lost since <paramref name="epoch"/>) its chunks become Dirty.
+    /// What a guest's write did, told before the guest is answered. Both sides have it: a whole chunk becomes Clean, a part leaves the
+    /// state. Otherwise (or when the target was lost since <paramref name="epoch"/>) its chunks become Dirty.
     /// </summary>
     /// <param name="isDurable">The target has it on its disk (FUA).</param>
     public void Wrote(long offsetBytes, long lengthBytes, bool onBothSides, bool isDurable, int epoch)
@@ -198,10 +200,11 @@ public sealed class ChunkMap
     {
         lock (gate)
         {
-            for (long chunk = (offsetBytes + ChunkBytes - 1) / ChunkBytes; chunk < states.Length && Covers(offsetBytes, lengthBytes, (int)chunk); chunk++)
+            int first = (int)((offsetBytes + ChunkBytes - 1) / ChunkBytes);
+            for (int chunk = first; chunk < states.Length && Covers(offsetBytes, lengthBytes, chunk); chunk++)
             {
                 if (states[chunk] == ChunkState.Pending)
-                    Set((int)chunk, ChunkState.Clean);
+                    Set(chunk, ChunkState.Clean);
             }
         }
     }

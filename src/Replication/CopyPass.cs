@@ -1,6 +1,7 @@
-// The background copy of a mirror: every chunk that is not known to be the same on both sides is read from the source and sent, a few at a time, with
-// the guest first: fewer in flight while it writes, none that it is writing, no more than the rate allows. It lives as long as the target's life, and
-// goes on after the disk is synced: a chunk may become dirty again, and what the guest leaves unflushed is bounded here.
+// The background copy of a mirror: every chunk that is not known to be the same on both sides is read from the source and sent, a few at
+// a time, with the guest first: fewer in flight while it writes, none that it is writing, no more than the rate allows. It lives as long
+// as the target's life, and goes on after the disk is synced: a chunk may become dirty again, and what the guest leaves unflushed is
+// bounded here.
 using System.Buffers;
 using System.Threading.Channels;
 using Platform;
@@ -23,7 +24,9 @@ internal sealed class CopyPass : IDisposable
     private readonly TimeProvider time;
     private readonly Func<Task<bool>> flushTarget;
     private readonly CancellationTokenSource stop = new();
-    private readonly Channel<bool> wake = Channel.CreateBounded<bool>(new BoundedChannelOptions(1) { FullMode = BoundedChannelFullMode.DropWrite });
+    private readonly Channel<bool> wake =
+        Channel.CreateBounded<bool>(new BoundedChannelOptions(1) { FullMode = BoundedChannelFullMode.DropWrite });
+
     private readonly List<Task> flights = [];
     private readonly Task running;
     private int inFlight;

@@ -1,8 +1,9 @@
 // The content digest of a disk, kept current while it is written (decision D3).
 //
-// Leaf: SHA-256 of 64 KiB. Block: SHA-256 of the digests of its 32 leaves (2 MiB). Root: SHA-256 of all block digests. The last leaf and the last block
-// are as long as the disk is. A write makes its leaves stale when it begins and again when it ends: a leaf hashed in between stays stale. Holes are not
-// read: their digests are constants. Memory: 36 bytes per block, plus the leaf digests of at most 4096 blocks that were written after they were hashed.
+// Leaf: SHA-256 of 64 KiB. Block: SHA-256 of the digests of its 32 leaves (2 MiB). Root: SHA-256 of all block digests. The last leaf and
+// the last block are as long as the disk is. A write makes its leaves stale when it begins and again when it ends: a leaf hashed in
+// between stays stale. Holes are not read: their digests are constants. Memory: 36 bytes per block, plus the leaf digests of at most 4096
+// blocks that were written after they were hashed.
 using System.Buffers;
 using System.Numerics;
 using System.Security.Cryptography;
@@ -169,7 +170,8 @@ public sealed class DigestMap : IDisposable
             SHA256.HashData(new byte[bytes.Length], digest);
     }
 
-    private static async ValueTask<uint> PresentLeavesAsync(IBlockDevice device, long start, int length, CancellationToken cancellationToken)
+    private static async ValueTask<uint> PresentLeavesAsync(
+        IBlockDevice device, long start, int length, CancellationToken cancellationToken)
     {
         uint present = 0;
         for (long at = start; at < start + length;)

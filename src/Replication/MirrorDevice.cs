@@ -1,7 +1,8 @@
 // The synchronous mirror (decision D2, journey of a guest write: docs/journeys/guest-write.md).
 //
-// Invariants: acknowledged => the source has it. Synced => what was acknowledged is on the target. Failed never becomes Synced without a resume.
-// No chunk is copied and written at once. What may differ is marked before the guest is answered. Reads never wait and never leave the source.
+// Invariants: acknowledged => the source has it. Synced => what was acknowledged is on the target. Failed never becomes Synced without a
+// resume. No chunk is copied and written at once. What may differ is marked before the guest is answered. Reads never wait and never
+// leave the source.
 using Platform;
 using StorageAccess.Tap;
 
@@ -12,8 +13,8 @@ namespace Replication;
 public sealed record MirrorOptions(TimeSpan StallLimit, long RateLimitBytesPerSecond);
 
 /// <summary>
-/// A disk whose every write goes to a source and a target, with a background pass that copies what was there before. The guest comes first: a target
-/// that fails is left behind, and can be caught up with <see cref="ResumeAsync"/>. Owns the target, not the source.
+/// A disk whose every write goes to a source and a target, with a background pass that copies what was there before. The guest comes
+/// first: a target that fails is left behind, and can be caught up with <see cref="ResumeAsync"/>. Owns the target, not the source.
 /// Status, rate and stop never wait for the target. Resume, finish and dispose must not overlap each other.
 /// </summary>
 public sealed class MirrorDevice : IBlockDevice
@@ -32,8 +33,11 @@ public sealed class MirrorDevice : IBlockDevice
     private bool isFinished;
     private long sentInEarlierLives;
 
-    /// <summary>Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros.</summary>
-    /// <exception cref="BlockIoException">EINVAL: the sizes differ, or the target cannot be written in the source's blocks; nothing was started.</exception>
+    /// <summary>
+    /// Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros.
+    /// </summary>
+    /// <exception cref="BlockIoException">EINVAL: the sizes differ, or the target cannot be written in the source's blocks; nothing was
+    /// started.</exception>
     public MirrorDevice(IBlockDevice source, IBlockDevice target, MirrorOptions options, TimeProvider time)
     {
         Check(source, target);
@@ -106,10 +110,11 @@ public sealed class MirrorDevice : IBlockDevice
         source.ExtentsAsync(offsetBytes, lengthBytes, cancellationToken);
 
     /// <summary>
-    /// After Failed: goes on with the same disk behind a new connection, sending only what may differ. No request of the old connection may still
-    /// reach the target (its export is ended first), or it would put old bytes over new ones.
+    /// After Failed: goes on with the same disk behind a new connection, sending only what may differ. No request of the old connection
+    /// may still reach the target (its export is ended first), or it would put old bytes over new ones.
     /// </summary>
-    /// <exception cref="BlockIoException">EINVAL: the mirror has not failed, or the target does not fit; nothing changed, the target is the caller's.</exception>
+    /// <exception cref="BlockIoException">EINVAL: the mirror has not failed, or the target does not fit; nothing changed, the target is
+    /// the caller's.</exception>
     public async Task ResumeAsync(IBlockDevice target, MirrorOptions options)
     {
         lock (gate)
@@ -198,7 +203,9 @@ public sealed class MirrorDevice : IBlockDevice
             MirrorPhase phase = Phase(wait);
             if (phase != MirrorPhase.Synced || map.HasGuestLeases)
             {
-                string why = phase == MirrorPhase.Synced ? "the guest is still writing" : $"the mirror is {phase}, {map.UnequalChunks} chunks may differ";
+                string why = phase == MirrorPhase.Synced
+                    ? "the guest is still writing"
+                    : $"the mirror is {phase}, {map.UnequalChunks} chunks may differ";
                 throw new BlockIoException(Errno.EBUSY, $"{why}; nothing was changed");
             }
         }

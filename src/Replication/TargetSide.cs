@@ -1,5 +1,6 @@
-// One life of a mirror's target: the device behind one connection, watched. A request that fails, or that is not answered within the stall limit, ends
-// this life: the owner is told first (it marks what may differ), then every waiting request gives up, so that no guest waits longer than the limit.
+// One life of a mirror's target: the device behind one connection, watched. A request that fails, or that is not answered within the
+// stall limit, ends this life: the owner is told first (it marks what may differ), then every waiting request gives up, so that no guest
+// waits longer than the limit.
 using Platform;
 
 namespace Replication;
@@ -63,12 +64,15 @@ internal sealed class TargetSide : IAsyncDisposable
     public ValueTask<bool> TryWriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags)
     {
         Interlocked.Add(ref sentBytes, source.Length);
-        return TryAsync(static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token), (offsetBytes, source, flags), "write");
+        return TryAsync(
+            static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token), (offsetBytes, source, flags), "write");
     }
 
     public ValueTask<bool> TryWriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags) =>
         TryAsync(
-            static (d, a, token) => d.WriteZeroesAsync(a.offsetBytes, a.lengthBytes, a.flags, token), (offsetBytes, lengthBytes, flags), "write-zeroes");
+            static (d, a, token) => d.WriteZeroesAsync(a.offsetBytes, a.lengthBytes, a.flags, token),
+            (offsetBytes, lengthBytes, flags),
+            "write-zeroes");
 
     public ValueTask<bool> TryFlushAsync() => TryAsync(static (d, _, token) => d.FlushAsync(token), 0, "flush");
 

@@ -127,7 +127,8 @@ internal sealed class ControlServer : IAsyncDisposable
                 break;
             case TapMessageType.Stats:
                 byte[] stats = Encoding.UTF8.GetBytes(disks.Find(request.Minor).StatsJson);
-                await WriteAsync(stream, new TapMessage(TapMessageType.StatsResponse, request.Minor) { FollowingBytes = (ulong)stats.Length }, stats);
+                await WriteAsync(
+                    stream, new TapMessage(TapMessageType.StatsResponse, request.Minor) { FollowingBytes = (ulong)stats.Length }, stats);
                 break;
             case TapMessageType.DiskInfo:
                 await WriteAsync(stream, ImageOf(TapMessageType.DiskInfoResponse, disks.Find(request.Minor)));
@@ -176,7 +177,12 @@ internal sealed class ControlServer : IAsyncDisposable
     private static void RefuseWhatWeLack(TapMessage request)
     {
         if (request.Flags.HasFlag(TapOpenFlags.Secondary) && request.Secondary != "null")
-            throw new TapException((int)Errno.ENOTSUP, "secondaries are not served, mirrors are started by the extension verb mirror-start; nothing was changed");
+        {
+            throw new TapException(
+                (int)Errno.ENOTSUP,
+                "secondaries are not served; a mirror is started by the extension verb mirror-start; nothing was changed");
+        }
+
         TapOpenFlags refused = request.Flags & (TapOpenFlags.Encrypted | TapOpenFlags.AddLog | TapOpenFlags.Standby);
         if (refused != 0)
             throw new TapException((int)Errno.ENOTSUP, $"{refused} is not served; nothing was changed");
@@ -201,7 +207,11 @@ internal sealed class ControlServer : IAsyncDisposable
     private async Task ExtensionAsync(NetworkStream stream, TapMessage request)
     {
         if (request.FollowingBytes > TapControl.MaximumFollowingBytes)
-            throw new TapException((int)Errno.EINVAL, $"a request of {request.FollowingBytes} bytes is longer than {TapControl.MaximumFollowingBytes}");
+        {
+            throw new TapException(
+                (int)Errno.EINVAL, $"a request of {request.FollowingBytes} bytes is longer than {TapControl.MaximumFollowingBytes}");
+        }
+
         byte[] json = await ReadAsync(stream, (int)request.FollowingBytes);
         using CancellationTokenSource gone = CancellationTokenSource.CreateLinkedTokenSource(stop.Token);
         Task watching = CancelWhenClosedAsync(stream, gone);
@@ -217,7 +227,8 @@ internal sealed class ControlServer : IAsyncDisposable
         }
 
         byte[] bytes = Encoding.UTF8.GetBytes(answer.ToJsonString());
-        await WriteAsync(stream, new TapMessage(TapMessageType.ExtensionResponse, request.Minor) { FollowingBytes = (ulong)bytes.Length }, bytes);
+        await WriteAsync(
+            stream, new TapMessage(TapMessageType.ExtensionResponse, request.Minor) { FollowingBytes = (ulong)bytes.Length }, bytes);
     }
 
     // A client that leaves ends the digest that it asked for; other verbs finish what they began.

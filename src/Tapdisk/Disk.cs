@@ -2,8 +2,8 @@
 //
 //   NbdListener (unix socket, exports) -> front Gate -> [MirrorDevice] -> DigestDevice -> back Gate -> image
 //
-// The front gate holds the guest, the back gate also the copy pass and digests: pausing holds both and closes the image files; a mirror lives on across a
-// pause, as the content stays the same. Verbs that change a disk run one at a time; status verbs never wait for them.
+// The front gate holds the guest, the back gate also the copy pass and digests: pausing holds both and closes the image files; a mirror
+// lives on across a pause, as the content stays the same. Verbs that change a disk run one at a time; status verbs never wait for them.
 using System.Net;
 using System.Security.Cryptography.X509Certificates;
 using Nbd;
@@ -32,7 +32,8 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
     public TapState State => open switch
     {
         null => TapState.Running,
-        { IsPaused: true } paused => TapState.Paused | TapState.Quiesced | TapState.Closed | (paused.ResumeFailed ? TapState.ResumeFailed : 0),
+        { IsPaused: true } paused =>
+            TapState.Paused | TapState.Quiesced | TapState.Closed | (paused.ResumeFailed ? TapState.ResumeFailed : 0),
         _ => TapState.Running,
     };
 
@@ -69,7 +70,9 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
         open = opening;
     });
 
-    /// <summary>Holds the guest, finishes what is in flight, closes the image. A pause that cannot be had in time leaves the disk running.</summary>
+    /// <summary>
+    /// Holds the guest, finishes what is in flight, closes the image. A pause that cannot be had in time leaves the disk running.
+    /// </summary>
     public Task PauseAsync() => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
@@ -110,7 +113,9 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
 
     public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
 
-    /// <summary>Serves the disk over TLS under a secret name. One export at a time: a new one ends the one before, with all its requests.</summary>
+    /// <summary>
+    /// Serves the disk over TLS under a secret name. One export at a time: a new one ends the one before, with all its requests.
+    /// </summary>
     /// <returns>The port.</returns>
     public async Task<int> ExportAsync(IPEndPoint listen, string certificatePath, string keyPath, Secret name)
     {
@@ -172,7 +177,8 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
         MirrorDevice mirror = RequireMirror(disk);
         if (target.Name.Equals(disk.MirrorName))
             throw new TapException(
-                (int)Errno.EINVAL, "a mirror is resumed onto a new export: requests of the old one may still be on their way; nothing was changed");
+                (int)Errno.EINVAL,
+                "a mirror is resumed onto a new export: requests of the old one may still be on their way; nothing was changed");
         NbdClient client = await ConnectAsync(target);
         try
         {
@@ -278,7 +284,8 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
         catch (TimeoutException)
         {
             throw new TapException(
-                (int)Errno.ETIMEDOUT, $"minor {minor} still has {gate.InFlight} requests after {limit.TotalSeconds:0} s; it goes on as before");
+                (int)Errno.ETIMEDOUT,
+                $"minor {minor} still has {gate.InFlight} requests after {limit.TotalSeconds:0} s; it goes on as before");
         }
     }
 
@@ -290,7 +297,8 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
         if (at.Host is null || !at.IsTls)
             throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port, not '{at.Host ?? "a unix socket"}'");
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
-        return await NbdClient.ConnectAsync(NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true), options, CancellationToken.None);
+        NbdUri export = NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true);
+        return await NbdClient.ConnectAsync(export, options, CancellationToken.None);
     }
 
     private static X509Certificate2 CertificateOf(string certificatePath, string keyPath)

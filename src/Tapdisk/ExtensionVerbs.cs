@@ -1,4 +1,5 @@
-// Our verbs on the control socket: JSON there, JSON back (docs/formats/tapdisk-control.md, "Extension"). Secrets in a request are never logged.
+// Our verbs on the control socket: JSON there, JSON back (docs/formats/tapdisk-control.md, "Extension"). Secrets in a request are never
+// logged.
 using System.Net;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -15,9 +16,10 @@ internal static class ExtensionVerbs
         {
             using JsonDocument request = JsonDocument.Parse(json, new JsonDocumentOptions { MaxDepth = 8 });
             string verb = Text(request.RootElement, "verb");
-            return verb == "capabilities"
-                ? new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "digest") }
-                : await RunAsync(disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue)), verb, request.RootElement, cancellationToken);
+            if (verb == "capabilities")
+                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "digest") };
+            Disk disk = disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue));
+            return await RunAsync(disk, verb, request.RootElement, cancellationToken);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
         {

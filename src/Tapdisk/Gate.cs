@@ -1,4 +1,5 @@
-// A place where a device can be exchanged while requests come: they wait at the gate for as long as it is held, and never see what is behind it change.
+// A place where a device can be exchanged while requests come: they wait at the gate for as long as it is held, and never see what is
+// behind it change.
 using Platform;
 
 namespace Tapdisk;
@@ -36,7 +37,9 @@ internal sealed class Gate(long lengthBytes, bool isReadOnly) : IBlockDevice
         Interlocked.Read(ref reads), Interlocked.Read(ref writes), Interlocked.Read(ref sectorsRead), Interlocked.Read(ref sectorsWritten),
         Interlocked.Read(ref failedReads), Interlocked.Read(ref failedWrites));
 
-    /// <summary>Opens the gate onto a device, or exchanges the device of an open gate: requests that are inside stay with the old one.</summary>
+    /// <summary>
+    /// Opens the gate onto a device, or exchanges the device of an open gate: requests that are inside stay with the old one.
+    /// </summary>
     public void Open(IBlockDevice behind)
     {
         lock (gate)
@@ -92,14 +95,20 @@ internal sealed class Gate(long lengthBytes, bool isReadOnly) : IBlockDevice
         Interlocked.Increment(ref reads);
         Interlocked.Add(ref sectorsRead, destination.Length / SectorBytes);
         return PassAsync(
-            static (d, a, token) => d.ReadAsync(a.offsetBytes, a.destination, token), (offsetBytes, destination), isWrite: false, cancellationToken);
+            static (d, a, token) => d.ReadAsync(a.offsetBytes, a.destination, token),
+            (offsetBytes, destination),
+            isWrite: false,
+            cancellationToken);
     }
 
     public ValueTask WriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
     {
         CountWrite(source.Length);
         return PassAsync(
-            static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token), (offsetBytes, source, flags), isWrite: true, cancellationToken);
+            static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token),
+            (offsetBytes, source, flags),
+            isWrite: true,
+            cancellationToken);
     }
 
     public ValueTask WriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken)
@@ -194,7 +203,10 @@ internal sealed class Gate(long lengthBytes, bool isReadOnly) : IBlockDevice
 
     // A request may throw before it returns its task; here that too becomes the task's.
     private static async ValueTask RequestAsync<T>(
-        IBlockDevice inside, Func<IBlockDevice, T, CancellationToken, ValueTask> request, T arguments, CancellationToken cancellationToken) =>
+        IBlockDevice inside,
+        Func<IBlockDevice, T, CancellationToken, ValueTask> request,
+        T arguments,
+        CancellationToken cancellationToken) =>
         await request(inside, arguments, cancellationToken);
 
     private void CountFailure(bool isWrite) => Interlocked.Increment(ref isWrite ? ref failedWrites : ref failedReads);
@@ -242,4 +254,5 @@ internal sealed class Gate(long lengthBytes, bool isReadOnly) : IBlockDevice
 }
 
 /// <summary>What passed a gate since it was made.</summary>
-internal readonly record struct GateCounts(long Reads, long Writes, long SectorsRead, long SectorsWritten, long FailedReads, long FailedWrites);
+internal readonly record struct GateCounts(
+    long Reads, long Writes, long SectorsRead, long SectorsWritten, long FailedReads, long FailedWrites);

@@ -1,8 +1,8 @@
 namespace Tapdisk;
 
 /// <summary>
-/// Lines on standard error, which whoever starts us has pointed at a file. Bounded: a process that has said this much says no more, so that no guest
-/// and no client can fill a disk through it.
+/// Lines on standard error, which whoever starts us has pointed at a file. Bounded: a process that has said this much says no more, so
+/// that no guest and no client can fill a disk through it.
 /// </summary>
 internal static class Log
 {

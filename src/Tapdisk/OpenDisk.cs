@@ -49,7 +49,9 @@ internal sealed class OpenDisk
     /// <summary>What the guest's requests go to. A finished mirror is kept for its status only.</summary>
     public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
 
-    /// <summary>After a pause, onto an image that is open. Another image than before may hold something else: its digest starts anew.</summary>
+    /// <summary>
+    /// After a pause, onto an image that is open. Another image than before may hold something else: its digest starts anew.
+    /// </summary>
     public void Reopen(DiskImage image)
     {
         if (image.Arguments != Image.Arguments && ReferenceEquals(Top, Plain))

@@ -1,4 +1,5 @@
 // The field's statistics object, byte for byte in its spelling: consumers of it have been seen to search text (golden tap-ctl.json).
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using StorageAccess.Tap;
 
@@ -16,12 +17,14 @@ internal static class StatsText
         bool mirrorFailed = disk.Mirror is { Status.Phase: MirrorPhase.Failed };
         return $"{{ \"name\": {Quoted(image.Arguments)}, \"secs\": [ {counts.SectorsRead}, {counts.SectorsWritten} ], "
             + $"\"images\": [ {string.Join(", ", images)} ], \"FIXME_enospc_redirect_count\": 0, "
-            + $"\"nbd_mirror_failed\": {(mirrorFailed ? 1 : 0)}, \"reqs_outstanding\": {disk.Front.InFlight}, \"read_caching\": \"false\" }}";
+            + $"\"nbd_mirror_failed\": {(mirrorFailed ? 1 : 0)}, \"reqs_outstanding\": {disk.Front.InFlight}, "
+            + "\"read_caching\": \"false\" }";
     }
 
     private static string ImageOf(string path, GateCounts counts, int type, string name) =>
-        $"{{ \"name\": {Quoted(path)}, \"hits\": [ {counts.Reads}, {counts.Writes} ], \"fail\": [ {counts.FailedReads}, {counts.FailedWrites} ], "
+        $"{{ \"name\": {Quoted(path)}, \"hits\": [ {counts.Reads}, {counts.Writes} ], "
+        + $"\"fail\": [ {counts.FailedReads}, {counts.FailedWrites} ], "
         + $"\"driver\": {{ \"type\": {type}, \"name\": \"{name}\", \"status\": null }} }}";
 
-    private static string Quoted(string text) => $"\"{JsonEncodedText.Encode(text, System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping)}\"";
+    private static string Quoted(string text) => $"\"{JsonEncodedText.Encode(text, JavaScriptEncoder.UnsafeRelaxedJsonEscaping)}\"";
 }

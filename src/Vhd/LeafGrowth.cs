@@ -1,6 +1,7 @@
-// Where new blocks go, and how the file grows without a moment at which a loss of power makes a wrong image (docs/formats/vhd.md, "What a crash can
-// leave"). Space is reserved ahead: the footer goes to the new end first, synced; then the reserve, which held the old footer, is made zeros, synced.
-// From there on table entries may point into the reserve in any order: a bitmap that never reached the disk is zeros and claims nothing.
+// Where new blocks go, and how the file grows without a moment at which a loss of power makes a wrong image (docs/formats/vhd.md, "What a
+// crash can leave"). Space is reserved ahead: the footer goes to the new end first, synced; then the reserve, which held the old footer, is
+// made zeros, synced. From there on table entries may point into the reserve in any order: a bitmap that never reached the disk is zeros
+// and claims nothing.
 using Platform;
 
 namespace Vhd;
@@ -10,7 +11,8 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
     // A reserve is a hole: it costs no space, only two syncs each time it is renewed, so it doubles while the disk keeps growing.
     private const int MaxReserveBlocks = 64;
 
-    // Never used up: were the last reserved block to end at the footer, a crash would leave what looks like an image that was closed in order.
+    // Never used up: were the last reserved block to end at the footer, a crash would leave what looks like an image that was closed in
+    // order.
     private const int SlackBytes = 4096;
 
     private readonly Lock gate = new();
@@ -22,8 +24,8 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
     private volatile bool hasBegun;
 
     /// <summary>
-    /// To be called before the first write of a session: from here until <see cref="Close"/> the file does not have the shape of a cleanly closed image,
-    /// which is how the next writer knows that sectors nobody claims may hold leftovers.
+    /// To be called before the first write of a session: from here until <see cref="Close"/> the file does not have the shape of a cleanly
+    /// closed image, which is how the next writer knows that sectors nobody claims may hold leftovers.
     /// </summary>
     public void Begin()
     {
@@ -53,7 +55,9 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
         }
     }
 
-    /// <summary>Gives the file its final shape: the footer right after the last block, nothing after it. Everything is durable at return.</summary>
+    /// <summary>
+    /// Gives the file its final shape: the footer right after the last block, nothing after it. Everything is durable at return.
+    /// </summary>
     public void Close()
     {
         if (!hasBegun)

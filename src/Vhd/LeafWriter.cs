@@ -1,6 +1,7 @@
-// Writing to the leaf. A request goes data -> sector bitmap -> table entry, each a finished pwrite before the next, and is answered after all three: that
-// survives the process. For a loss of power two more rules (docs/formats/vhd.md): a block's unclaimed sectors are zeros on the disk, and a bit
-// that hides a parent's data is written only after the data is durable. Bits are never cleared, so a batmap stays true and is never rewritten.
+// Writing to the leaf. A request goes data -> sector bitmap -> table entry, each a finished pwrite before the next, and is answered after
+// all three: that survives the process. For a loss of power two more rules (docs/formats/vhd.md): a block's unclaimed sectors are zeros on
+// the disk, and a bit that hides a parent's data is written only after the data is durable. Bits are never cleared, so a batmap stays true
+// and is never rewritten.
 using System.Buffers.Binary;
 using Platform;
 
@@ -68,7 +69,9 @@ internal sealed class LeafWriter
         }
     }
 
-    /// <summary>The range reads as zeros at return; space it took is freed. Only what must hide a parent, or stay allocated, is claimed.</summary>
+    /// <summary>
+    /// The range reads as zeros at return; space it took is freed. Only what must hide a parent, or stay allocated, is claimed.
+    /// </summary>
     public void WriteZeroes(long offsetBytes, long lengthBytes, bool isKept)
     {
         Begin();
@@ -162,7 +165,9 @@ internal sealed class LeafWriter
         }
     }
 
-    /// <summary>Zeroes what nobody claims in a block that a dead writer may have left something in; once for each block of a session.</summary>
+    /// <summary>
+    /// Zeroes what nobody claims in a block that a dead writer may have left something in; once for each block of a session.
+    /// </summary>
     private void Scrub(int block, VhdLayer.Stripe stripe)
     {
         if (!mustScrub || stripe.Scrubbed.Contains(block))

@@ -1,5 +1,6 @@
 // Giving a differencing image another parent. Search takes the first stored path whose file has the uuid in the header, so the order
-// below leaves a good path for the uuid at every moment: second and third locator, header, first locator, a sync after each (ParentSearch.cs).
+// below leaves a good path for the uuid at every moment: second and third locator, header, first locator, a sync after each
+// (ParentSearch.cs).
 using Platform;
 
 namespace Vhd;
@@ -33,7 +34,7 @@ internal static class ParentChange
             throw new VhdException(
                 VhdError.ParentMismatch,
                 childPath,
-                $"{parentPath} has {parent.SizeBytes} bytes, less than the child's {metadata.Footer.CurrentSizeBytes}; nothing was changed");
+                $"{parentPath} has {parent.SizeBytes} bytes, less than the child's {metadata.Footer.CurrentSizeBytes}; unchanged");
     }
 
     private static void WriteHeader(IVhdFile child, long offsetBytes, byte[] header)
@@ -121,7 +122,9 @@ internal sealed class ParentFacts : IDisposable
 
         if (locators.Count == 0)
             throw new VhdException(
-                VhdError.BadRequest, childPath, $"the path {relativePath} does not fit into the room it has for a parent's path; nothing was changed");
+                VhdError.BadRequest,
+                childPath,
+                $"the path {relativePath} does not fit into the room it has for a parent's path; nothing was changed");
         return Named(header, locators);
     }
 

@@ -1,5 +1,6 @@
-// A parent locator: where in the child's file a path to its parent is stored, and in which spelling. Agrees with research/storage.md 8.2: we write
-// MACX, W2KU and W2RU, all three holding the same relative path, and read those three. A path is untrusted text: it is only ever a candidate.
+// A parent locator: where in the child's file a path to its parent is stored, and in which spelling. Agrees with research/storage.md 8.2:
+// we write MACX, W2KU and W2RU, all three holding the same relative path, and read those three. A path is untrusted text: it is only ever a
+// candidate.
 using System.Buffers.Binary;
 using System.Text;
 

@@ -1,6 +1,6 @@
-// From a child to its parent's file. The paths stored in a child are untrusted: each is only a candidate, is taken when it is inside of the allowed
-// folder (symbolic links resolved), and, unless the parent is raw, when its uuid is the one that the child was made from. A raw parent (uuid zero) is
-// never probed for a format: its first bytes are a guest's.
+// From a child to its parent's file. The paths stored in a child are untrusted: each is only a candidate, is taken when it is inside of the
+// allowed folder (symbolic links resolved), and, unless the parent is raw, when its uuid is the one that the child was made from. A raw
+// parent (uuid zero) is never probed for a format: its first bytes are a guest's.
 using Platform;
 
 namespace Vhd;
@@ -26,11 +26,13 @@ internal sealed class ParentSearch(IVhdStore store, IVhdFile child, string child
                 return new FoundParent(canonical, isRaw);
         }
 
+        (VhdError error, string what) = sawOther ? (VhdError.ParentMismatch, "its parent is another image than the one it was made from")
+            : sawOutside ? (VhdError.OutsideRoot, "its parent is outside of the allowed folder")
+            : (VhdError.ParentMissing, "its parent is missing");
         throw new VhdException(
-            sawOther ? VhdError.ParentMismatch : sawOutside ? VhdError.OutsideRoot : VhdError.ParentMissing,
+            error,
             childPath,
-            (sawOther ? "its parent is another image than the one it was made from" : sawOutside ? "its parent is outside of the allowed folder"
-                : "its parent is missing") + $" (parent '{metadata.Header.ParentName}'; tried: {string.Join("; ", tried)}); "
+            $"{what} (parent '{metadata.Header.ParentName}'; tried: {string.Join("; ", tried)}); "
             + "put the parent back or set the right one (vhd-util modify -p)");
     }
 
@@ -38,7 +40,8 @@ internal sealed class ParentSearch(IVhdStore store, IVhdFile child, string child
     {
         foreach (ParentLocator locator in metadata.Header!.Locators)
         {
-            if (locator.LengthBytes is 0 or > ParentLocator.MaxPathBytes || locator.LengthBytes > locator.SpaceBytes || locator.OffsetBytes < 0)
+            bool hasLength = locator.LengthBytes is > 0 and <= ParentLocator.MaxPathBytes && locator.LengthBytes <= locator.SpaceBytes;
+            if (!hasLength || locator.OffsetBytes < 0)
                 continue;
             byte[] stored = new byte[locator.LengthBytes];
             if (child.Read(locator.OffsetBytes, stored) == stored.Length && locator.Decode(stored) is { } path)

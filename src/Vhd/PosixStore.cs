@@ -23,7 +23,11 @@ internal sealed class PosixStore : IVhdStore
         Posix.SyncDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
     }
 
-    public void Delete(string path) => File.Delete(path);
+    public void Delete(string path)
+    {
+        if (File.Exists(path))
+            File.Delete(path);
+    }
 }
 
 internal sealed class PosixFile(SafeFileHandle handle) : IVhdFile

@@ -1,5 +1,5 @@
-// A block's sector bitmap in memory: most significant bit first, set = this image holds the sector. Readers take no lock: bits are only ever set,
-// a word at a time, after the sector's data and everything that makes it found again are in the file.
+// A block's sector bitmap in memory: most significant bit first, set = this image holds the sector. Readers take no lock: bits are only
+// ever set, a word at a time, after the sector's data and everything that makes it found again are in the file.
 using System.Buffers.Binary;
 using System.Numerics;
 

@@ -1,5 +1,5 @@
-// One fdatasync for all who ask for one at the same time. After a sync failed nothing can be promised any more (the kernel forgets which pages it
-// lost), so every later request fails too.
+// One fdatasync for all who ask for one at the same time. After a sync failed nothing can be promised any more (the kernel forgets which
+// pages it lost), so every later request fails too.
 using Platform;
 
 namespace Vhd;

@@ -1,5 +1,6 @@
-// A leaf over its parents as one disk: the first image of the chain that holds a sector serves it, a sector nobody holds is zeros. Parents are always
-// read-only. Requests run on the caller's thread; only one that waits for a sync completes later. Limits are in docs/formats/vhd.md.
+// A leaf over its parents as one disk: the first image of the chain that holds a sector serves it, a sector nobody holds is zeros. Parents
+// are always read-only. Requests run on the caller's thread; only one that waits for a sync completes later. Limits are in
+// docs/formats/vhd.md.
 using Platform;
 
 namespace Vhd;
@@ -13,8 +14,8 @@ public sealed record VhdOpenOptions
 }
 
 /// <summary>
-/// A virtual disk served from a VHD and its parents. Safe for many requests at once; one writer for each leaf at a time is the caller's duty.
-/// Dispose it when no request is in flight: that closes the leaf in order, so that strict checkers accept the file.
+/// A virtual disk served from a VHD and its parents. Safe for many requests at once; one writer for each leaf at a time is the caller's
+/// duty. Dispose it when no request is in flight: that closes the leaf in order, so that strict checkers accept the file.
 /// </summary>
 public sealed class VhdChain : IBlockDevice
 {
@@ -53,7 +54,9 @@ public sealed class VhdChain : IBlockDevice
         [.. layers.SelectMany(static layer => (layer.Metadata?.Warnings ?? []).Select(warning => $"{layer.Path}: {warning}"))];
 
     /// <summary>Opens a leaf and all its parents.</summary>
-    /// <exception cref="VhdException">An image is refused, a parent is missing, another, smaller, outside of the root, or the chain loops or is too deep.</exception>
+    /// <exception cref="VhdException">
+    /// An image is refused; a parent is missing, another, smaller or outside of the root; the chain loops or is too deep.
+    /// </exception>
     public static VhdChain Open(string leafPath, VhdOpenOptions options) => Open(PosixStore.Instance, leafPath, options);
 
     internal static VhdChain Open(IVhdStore store, string leafPath, VhdOpenOptions options)
@@ -187,7 +190,9 @@ public sealed class VhdChain : IBlockDevice
         VhdLayer child = layers[^1];
         if (layers.Count == MaxDepth)
             throw new VhdException(
-                VhdError.TooDeep, layers[0].Path, $"the chain has more than {MaxDepth} images; coalesce it first ({child.Path} has a parent still)");
+                VhdError.TooDeep,
+                layers[0].Path,
+                $"the chain has more than {MaxDepth} images; coalesce it first ({child.Path} has a parent still)");
         FoundParent found = new ParentSearch(store, child.File, child.Path, child.Metadata!, root).Find();
         if (layers.Any(layer => layer.File.CanonicalPath == found.Path))
             throw new VhdException(VhdError.Loop, layers[0].Path, $"the chain comes back to {found.Path}, the parent of {child.Path}");
@@ -198,7 +203,9 @@ public sealed class VhdChain : IBlockDevice
             return parent;
         parent.Dispose();
         throw new VhdException(
-            VhdError.ParentMismatch, child.Path, $"its parent {found.Path} has {parent.SizeBytes} bytes, less than its own {child.SizeBytes}");
+            VhdError.ParentMismatch,
+            child.Path,
+            $"its parent {found.Path} has {parent.SizeBytes} bytes, less than its own {child.SizeBytes}");
     }
 
     private static int SlotsOf(int depth) =>

@@ -1,4 +1,5 @@
-// Our own export: a device's content as one flat file. Holes and zeros are skipped, so the file is as small as the content; the order is the disk's.
+// Our own export: a device's content as one flat file. Holes and zeros are skipped, so the file is as small as the content; the order is
+// the disk's.
 using Platform;
 
 namespace Vhd;
@@ -13,7 +14,9 @@ public static class VhdCopy
 {
     private const int ZeroGrainBytes = 4096;
 
-    /// <summary>Writes the whole content of a device to a new file, durable at return; a failed or cancelled export leaves no file.</summary>
+    /// <summary>
+    /// Writes the whole content of a device to a new file, durable at return; a failed or cancelled export leaves no file.
+    /// </summary>
     /// <param name="progress">Bytes of the disk done so far.</param>
     /// <exception cref="VhdException">AlreadyExists, or the device's size is not one a VHD can have.</exception>
     public static async Task ExportAsync(
@@ -43,7 +46,8 @@ public static class VhdCopy
     {
         VhdImage.CreateDynamic(store, path, source.LengthBytes, new VhdCreateOptions());
         await using VhdChain target = VhdChain.Open(store, path, new VhdOpenOptions());
-        await CopyAsync(source, (offset, data) => target.WriteAsync(offset, data, WriteFlags.None, cancellationToken), progress, cancellationToken);
+        await CopyAsync(
+            source, (offset, data) => target.WriteAsync(offset, data, WriteFlags.None, cancellationToken), progress, cancellationToken);
     }
 
     private static async Task ToRawAsync(
@@ -64,7 +68,10 @@ public static class VhdCopy
     }
 
     private static async Task CopyAsync(
-        IBlockDevice source, Func<long, ReadOnlyMemory<byte>, ValueTask> write, IProgress<long>? progress, CancellationToken cancellationToken)
+        IBlockDevice source,
+        Func<long, ReadOnlyMemory<byte>, ValueTask> write,
+        IProgress<long>? progress,
+        CancellationToken cancellationToken)
     {
         byte[] buffer = new byte[VhdHeader.DefaultBlockBytes];
         for (long at = 0; at < source.LengthBytes;)
@@ -87,7 +94,8 @@ public static class VhdCopy
     }
 
     /// <summary>Writes the runs that hold anything, cut at 4 KiB of the disk.</summary>
-    private static async Task WriteNonZeroAsync(long offsetBytes, ReadOnlyMemory<byte> data, Func<long, ReadOnlyMemory<byte>, ValueTask> write)
+    private static async Task WriteNonZeroAsync(
+        long offsetBytes, ReadOnlyMemory<byte> data, Func<long, ReadOnlyMemory<byte>, ValueTask> write)
     {
         int runStart = 0;
         for (int at = 0; at < data.Length;)

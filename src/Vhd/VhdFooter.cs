@@ -65,7 +65,9 @@ internal sealed record VhdFooter
     /// <summary>Seconds since 2000, as footers and headers count; clamped, because a parent's clock may be anything.</summary>
     public static uint TimestampOf(DateTimeOffset time) => (uint)Math.Clamp((time - Epoch).TotalSeconds, 0, uint.MaxValue);
 
-    /// <summary>Cylinders, heads and sectors as C&lt;&lt;16 | H&lt;&lt;8 | S: never more than the size, which strict checkers refuse.</summary>
+    /// <summary>
+    /// Cylinders, heads and sectors as C&lt;&lt;16 | H&lt;&lt;8 | S: never more than the size, which strict checkers refuse.
+    /// </summary>
     public static uint GeometryOf(long sizeBytes)
     {
         long sectors = Math.Min(sizeBytes / SectorBytes, 65535L * 16 * 255);
@@ -116,13 +118,17 @@ internal sealed record VhdFooter
         return bytes;
     }
 
-    /// <summary>Reads one footer. Null with a reason when these bytes are none, or a damaged one; throws when it is one that we cannot serve.</summary>
+    /// <summary>
+    /// Reads one footer. Null with a reason when these bytes are none, or a damaged one; throws when it is one that we cannot serve.
+    /// </summary>
     public static VhdFooter? TryRead(ReadOnlySpan<byte> bytes, string path, out string reason)
     {
         string cookie = System.Text.Encoding.Latin1.GetString(bytes[..8]);
         if (cookie == PoisonedCookie)
             throw new VhdException(
-                VhdError.Unsupported, path, "the image is disabled (footer cookie 'v_poison'): a resize was interrupted; revert its journal first");
+                VhdError.Unsupported,
+                path,
+                "the image is disabled (footer cookie 'v_poison'): a resize was interrupted; revert its journal first");
         reason = "no footer cookie 'conectix'";
         if (cookie != Cookie)
             return null;
@@ -167,15 +173,20 @@ internal sealed record VhdFooter
     private void CheckServable(string path, uint formatVersion)
     {
         if (formatVersion >> 16 != 1)
-            throw new VhdException(VhdError.Unsupported, path, $"footer version {formatVersion >> 16}.{formatVersion & 0xffff}; 1.0 is served");
+            throw new VhdException(
+                VhdError.Unsupported, path, $"footer version {formatVersion >> 16}.{formatVersion & 0xffff}; 1.0 is served");
         if (Type is not (VhdType.Fixed or VhdType.Dynamic or VhdType.Differencing))
             throw new VhdException(
-                VhdError.Unsupported, path, $"disk type {(uint)Type} in the footer; fixed (2), dynamic (3) and differencing (4) are served");
+                VhdError.Unsupported,
+                path,
+                $"disk type {(uint)Type} in the footer; fixed (2), dynamic (3) and differencing (4) are served");
         if (CurrentSizeBytes <= 0 || CurrentSizeBytes % SectorBytes != 0)
             throw new VhdException(
                 VhdError.Damaged, path, $"current size {(ulong)CurrentSizeBytes} in the footer is not a positive multiple of 512");
         if (CurrentSizeBytes > MaxSizeBytes)
             throw new VhdException(
-                VhdError.Unsupported, path, $"current size {CurrentSizeBytes} in the footer is over the format's limit of {MaxSizeBytes} bytes");
+                VhdError.Unsupported,
+                path,
+                $"current size {CurrentSizeBytes} in the footer is over the format's limit of {MaxSizeBytes} bytes");
     }
 }

@@ -38,10 +38,10 @@ internal sealed record VhdHeader
     public IReadOnlyList<ParentLocator> Locators { get; init; } = [];
 
     /// <summary>A block's sector bitmap as stored: one bit for each sector, rounded up to whole sectors.</summary>
-    public int BitmapBytes => (BlockBytes / VhdFooter.SectorBytes / 8 + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
+    public int BitmapBytes => (int)WholeSectors(BlockBytes / VhdFooter.SectorBytes / 8);
 
     /// <summary>The end of the table as stored: four bytes for each entry, padded to whole sectors.</summary>
-    public long TableEndBytes => TableOffsetBytes + (MaxTableEntries * 4L + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
+    public long TableEndBytes => TableOffsetBytes + WholeSectors(MaxTableEntries * 4L);
 
     public byte[] ToBytes()
     {
@@ -63,7 +63,7 @@ internal sealed record VhdHeader
         return bytes;
     }
 
-    /// <param name="isChecked">False reads a header whose checksum is wrong: what a power cut in a change of parent leaves, and SetParent mends.</param>
+    /// <param name="isChecked">False reads one with a wrong checksum: a power cut in a change of parent leaves it, SetParent mends it.</param>
     public static VhdHeader Read(ReadOnlySpan<byte> bytes, long offsetBytes, string path, bool isChecked)
     {
         if (!bytes[..8].SequenceEqual("cxsparse"u8))
@@ -82,7 +82,9 @@ internal sealed record VhdHeader
         uint blockBytes = BinaryPrimitives.ReadUInt32BigEndian(bytes[32..]);
         if (blockBytes is < MinBlockBytes or > MaxBlockBytes || !System.Numerics.BitOperations.IsPow2(blockBytes))
             throw new VhdException(
-                VhdError.Unsupported, path, $"block size {blockBytes} in the header; powers of two from {MinBlockBytes} to {MaxBlockBytes} are served");
+                VhdError.Unsupported,
+                path,
+                $"block size {blockBytes} in the header; powers of two from {MinBlockBytes} to {MaxBlockBytes} are served");
         return new VhdHeader
         {
             TableOffsetBytes = BinaryPrimitives.ReadInt64BigEndian(bytes[16..]),
@@ -94,6 +96,8 @@ internal sealed record VhdHeader
             Locators = LocatorsOf(bytes),
         };
     }
+
+    private static long WholeSectors(long bytes) => (bytes + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
 
     private static string NameOf(ReadOnlySpan<byte> bytes)
     {

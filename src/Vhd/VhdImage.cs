@@ -1,5 +1,6 @@
-// Making image files and changing what they say about themselves. A new file is written under a temporary name, synced, and then given its own name in
-// a synced folder: whoever sees the name sees a finished image. Layout of ours: footer copy, header, table, batmap header, batmap, locators, footer.
+// Making image files and changing what they say about themselves. A new file is written under a temporary name, synced, and then given its
+// own name in a synced folder: whoever sees the name sees a finished image. Layout of ours: footer copy, header, table, batmap header,
+// batmap, locators, footer.
 using System.Security.Cryptography;
 using Platform;
 
@@ -35,10 +36,10 @@ public static class VhdImage
         CreateFixed(PosixStore.Instance, path, sizeBytes, options);
 
     /// <summary>
-    /// An empty differencing child as large as its parent; it remembers the parent by a relative path. The parent is not changed, and from now on must not
-    /// be: hide it (<see cref="SetHidden(string, bool)"/>) and open it only through its children. Durable at return.
+    /// An empty differencing child as large as its parent; it remembers the parent by a relative path. The parent is not changed, and from
+    /// now on must not be: hide it (<see cref="SetHidden(string, bool)"/>) and open it only through its children. Durable at return.
     /// </summary>
-    /// <exception cref="VhdException">AlreadyExists; TooDeep when the child would be the 31st of its chain; what is wrong with the parent.</exception>
+    /// <exception cref="VhdException">AlreadyExists; TooDeep when the child would be the 31st; what is wrong with the parent.</exception>
     public static void CreateSnapshot(string childPath, string parentPath) =>
         CreateSnapshot(childPath, parentPath, isParentRaw: false, new VhdCreateOptions());
 
@@ -53,8 +54,9 @@ public static class VhdImage
     public static void SetHidden(string path, bool isHidden) => SetHidden(PosixStore.Instance, path, isHidden);
 
     /// <summary>
-    /// Points a differencing image at another parent with the same content under it. The image must not be open for writing. A crash leaves the old parent
-    /// or the new one; only a loss of power while the new parent's name has another length can leave a header that has to be set again. Durable at return.
+    /// Points a differencing image at another parent with the same content under it. The image must not be open for writing. A crash leaves
+    /// the old parent or the new one; only a loss of power while the new parent's name has another length can leave a header that has to be
+    /// set again. Durable at return.
     /// </summary>
     public static void SetParent(string childPath, string parentPath, bool isParentRaw = false) =>
         ParentChange.Apply(PosixStore.Instance, childPath, parentPath, isParentRaw);
@@ -103,7 +105,9 @@ public static class VhdImage
             CreatedAt = footer.CreatedAt,
             BlockBytes = header?.BlockBytes ?? 0,
             AllocatedBlocks = metadata.AllocatedBlocks,
-            MaxSizeBytes = header is null ? footer.CurrentSizeBytes : Math.Min(VhdFooter.MaxSizeBytes, header.MaxTableEntries * (long)header.BlockBytes),
+            MaxSizeBytes = header is null
+                ? footer.CurrentSizeBytes
+                : Math.Min(VhdFooter.MaxSizeBytes, header.MaxTableEntries * (long)header.BlockBytes),
             ParentUuid = isChild && header!.ParentUuid != Guid.Empty ? header.ParentUuid : null,
             HasRawParent = isChild && header!.ParentUuid == Guid.Empty,
             ParentName = isChild ? header!.ParentName : null,
@@ -120,7 +124,8 @@ public static class VhdImage
         // One sector each, one after the other: the trailing one counts, and when it is missing the copy does.
         if (metadata.TrailingFooterBytes >= 0)
         {
-            file.Write(metadata.TrailingFooterBytes, bytes.AsSpan(0, (int)Math.Min(bytes.Length, file.LengthBytes - metadata.TrailingFooterBytes)));
+            int stored = (int)Math.Min(bytes.Length, file.LengthBytes - metadata.TrailingFooterBytes);
+            file.Write(metadata.TrailingFooterBytes, bytes.AsSpan(0, stored));
             file.Sync();
         }
 
@@ -129,7 +134,9 @@ public static class VhdImage
         file.Sync();
     }
 
-    /// <summary>Writes a file under a temporary name and gives it its own when it is whole and durable; on failure neither name is left.</summary>
+    /// <summary>
+    /// Writes a file under a temporary name and gives it its own when it is whole and durable; on failure neither name is left.
+    /// </summary>
     internal static void Publish(IVhdStore store, string path, long reserveBytes, Action<IVhdFile> write)
     {
         if (store.Exists(path))
@@ -170,7 +177,9 @@ public static class VhdImage
     {
         if (sizeBytes <= 0 || sizeBytes % VhdFooter.SectorBytes != 0 || sizeBytes > VhdFooter.MaxSizeBytes)
             throw new VhdException(
-                VhdError.BadRequest, path, $"a disk of {sizeBytes} bytes cannot be made: it must be a multiple of 512, from 512 to {VhdFooter.MaxSizeBytes}");
+                VhdError.BadRequest,
+                path,
+                $"a disk of {sizeBytes} bytes cannot be made: it must be a multiple of 512, from 512 to {VhdFooter.MaxSizeBytes}");
     }
 
     private static void CheckDepth(IVhdStore store, string childPath, string parentPath)
@@ -180,7 +189,9 @@ public static class VhdImage
         parent.Abandon();
         if (depth >= VhdChain.MaxDepth)
             throw new VhdException(
-                VhdError.TooDeep, childPath, $"its parent {parentPath} is the {depth}th image of its chain already; coalesce the chain first");
+                VhdError.TooDeep,
+                childPath,
+                $"its parent {parentPath} is the {depth}th image of its chain already; coalesce the chain first");
     }
 
     private static uint TableEntries(string path, long sizeBytes, VhdCreateOptions options)

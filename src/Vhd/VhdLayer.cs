@@ -1,6 +1,6 @@
-// One link of a chain, open: where its sectors are. Lookups take no lock; a bitmap is read from the file when it is first needed and kept in a cache
-// of fixed size. A slot holds one block's bitmap; whoever loads or changes it holds the block's stripe, and a slot's blocks share one stripe, so a
-// bitmap that a reader finds in its slot is never stale.
+// One link of a chain, open: where its sectors are. Lookups take no lock; a bitmap is read from the file when it is first needed and kept
+// in a cache of fixed size. A slot holds one block's bitmap; whoever loads or changes it holds the block's stripe, and a slot's blocks
+// share one stripe, so a bitmap that a reader finds in its slot is never stale.
 using Platform;
 
 namespace Vhd;
@@ -103,7 +103,8 @@ internal sealed class VhdLayer : IDisposable
     public void ReadExactly(long fileOffsetBytes, Span<byte> destination)
     {
         if (File.Read(fileOffsetBytes, destination) < destination.Length)
-            throw new BlockIoException(Errno.EIO, $"{Path}: the file ends inside of {destination.Length} bytes at byte {fileOffsetBytes}; it was cut");
+            throw new BlockIoException(
+                Errno.EIO, $"{Path}: the file ends inside of {destination.Length} bytes at byte {fileOffsetBytes}; it was cut");
     }
 
     /// <summary>The block's bitmap as it is now.</summary>

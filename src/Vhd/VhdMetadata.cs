@@ -1,5 +1,6 @@
-// What an image file says about itself, read and checked before a byte of content is served: footers, header, block table, batmap. Whatever the
-// header claims, no more is read or kept than the file really holds. Agrees with research/storage.md 8.1-8.3; what is refused is in docs/formats/vhd.md.
+// What an image file says about itself, read and checked before a byte of content is served: footers, header, block table, batmap. Whatever
+// the header claims, no more is read or kept than the file really holds. Agrees with research/storage.md 8.1-8.3; what is refused is in
+// docs/formats/vhd.md.
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Platform;
@@ -9,6 +10,7 @@ namespace Vhd;
 internal sealed class VhdMetadata
 {
     private readonly List<string> warnings = [];
+    private readonly List<(long Start, long End, string Name)> reserved = [];
     private readonly IVhdFile file;
     private readonly string path;
     private readonly long fileBytes;
@@ -33,7 +35,10 @@ internal sealed class VhdMetadata
     /// <summary>For each block of the disk the sector its bitmap is at, or <see cref="VhdHeader.Unused"/>.</summary>
     public uint[] Table { get; private set; } = [];
 
-    /// <summary>One bit for each block, most significant first: the block is full, its bitmap need not be read. Empty when absent or not to be trusted.</summary>
+    /// <summary>
+    /// One bit for each block, most significant first: the block is full, its bitmap need not be read. Empty when absent or not to be
+    /// trusted.
+    /// </summary>
     public byte[] Batmap { get; private set; } = [];
 
     /// <summary>The first byte after everything that is used, where the trailing footer of a cleanly closed image is.</summary>
@@ -121,7 +126,9 @@ internal sealed class VhdMetadata
     {
         if (Footer.CurrentSizeBytes > TrailingFooterBytes)
             throw new VhdException(
-                VhdError.Damaged, path, $"a fixed image of {Footer.CurrentSizeBytes} bytes has only {TrailingFooterBytes} before its footer");
+                VhdError.Damaged,
+                path,
+                $"a fixed image of {Footer.CurrentSizeBytes} bytes has only {TrailingFooterBytes} before its footer");
         DataEndBytes = TrailingFooterBytes;
     }
 
@@ -130,7 +137,9 @@ internal sealed class VhdMetadata
         long headerOffset = Footer.DataOffsetBytes;
         if (headerOffset < VhdFooter.LengthBytes || headerOffset > fileBytes - VhdHeader.LengthBytes)
             throw new VhdException(
-                VhdError.Damaged, path, $"the footer puts the header at byte {(ulong)headerOffset}, outside of the file of {fileBytes} bytes");
+                VhdError.Damaged,
+                path,
+                $"the footer puts the header at byte {(ulong)headerOffset}, outside of the file of {fileBytes} bytes");
         byte[] bytes = new byte[VhdHeader.LengthBytes];
         ReadExactly(headerOffset, bytes);
         Header = VhdHeader.Read(bytes, headerOffset, path, isHeaderChecked);
@@ -147,12 +156,16 @@ internal sealed class VhdMetadata
         long needed = (Footer.CurrentSizeBytes + header.BlockBytes - 1) / header.BlockBytes;
         if (header.MaxTableEntries < needed)
             throw new VhdException(
-                VhdError.Damaged, path, $"the block table has {header.MaxTableEntries} entries; a disk of {Footer.CurrentSizeBytes} bytes needs {needed}");
+                VhdError.Damaged,
+                path,
+                $"the block table has {header.MaxTableEntries} entries; a disk of {Footer.CurrentSizeBytes} bytes needs {needed}");
         long start = header.TableOffsetBytes;
         long length = header.MaxTableEntries * 4L;
         if (start < 0 || start > UsableEndBytes - length)
             throw new VhdException(
-                VhdError.Damaged, path, $"the block table at byte {(ulong)start} of {length} bytes passes the end of the file ({fileBytes} bytes): truncated?");
+                VhdError.Damaged,
+                path,
+                $"the block table at byte {(ulong)start} of {length} bytes passes the end of the file ({fileBytes} bytes): truncated?");
         if (start < VhdFooter.LengthBytes || (start < headerOffset + VhdHeader.LengthBytes && headerOffset < start + length))
             throw new VhdException(VhdError.Damaged, path, $"the block table at byte {start} lies over the footer copy or the header");
     }
@@ -161,7 +174,8 @@ internal sealed class VhdMetadata
     {
         bool hasParent = Header!.ParentName.Length > 0 || Header.Locators.Count > 0;
         if (Footer.Type == VhdType.Differencing && !hasParent)
-            throw new VhdException(VhdError.Damaged, path, "a differencing image that names no parent (no locators, no parent name in the header)");
+            throw new VhdException(
+                VhdError.Damaged, path, "a differencing image that names no parent (no locators, no parent name in the header)");
     }
 
     private void ReadTable()
@@ -221,8 +235,6 @@ internal sealed class VhdMetadata
         return false;
     }
 
-    private readonly List<(long Start, long End, string Name)> reserved = [];
-
     private void CheckBlocks()
     {
         reserved.Add((0, VhdFooter.LengthBytes, "footer copy"));
@@ -238,18 +250,18 @@ internal sealed class VhdMetadata
         uint[] starts = Array.FindAll(Table, static entry => entry != VhdHeader.Unused);
         AllocatedBlocks = starts.Length;
         Array.Sort(starts);
-        for (int i = 1; i < starts.Length; i++)
-        {
-            if (starts[i] - starts[i - 1] < BlockSpanBytes / VhdFooter.SectorBytes)
-                throw Damaged(starts[i], $"overlaps block {Array.IndexOf(Table, starts[i - 1])}");
-        }
-
-        foreach ((long start, long end, string name) in reserved)
+        foreach ((long start, long end, string name) in reserved.OrderBy(static area => area.Start))
         {
             int next = Array.BinarySearch(starts, (uint)Math.Clamp((start - BlockSpanBytes) / VhdFooter.SectorBytes + 1, 0, uint.MaxValue));
             next = next < 0 ? ~next : next;
             if (next < starts.Length && starts[next] * 512L < end && starts[next] * 512L + BlockSpanBytes > start)
                 throw Damaged(starts[next], $"lies over the {name}");
+        }
+
+        for (int i = 1; i < starts.Length; i++)
+        {
+            if (starts[i] - starts[i - 1] < BlockSpanBytes / VhdFooter.SectorBytes)
+                throw Damaged(starts[i], $"overlaps block {Array.IndexOf(Table, starts[i - 1])}");
         }
 
         if (starts.Length > 0)
@@ -259,7 +271,9 @@ internal sealed class VhdMetadata
         DataEndBytes = (Math.Max(metadataEnd, blocksEnd) + 511) / 512 * 512;
     }
 
-    /// <summary>A writer that died may leave its last block cut short: that is an image still, where nothing beyond the cut is claimed.</summary>
+    /// <summary>
+    /// A writer that died may leave its last block cut short: that is an image still, where nothing beyond the cut is claimed.
+    /// </summary>
     private void CheckLastBlock(uint sector)
     {
         long dataStart = sector * 512L + Header!.BitmapBytes;
@@ -281,13 +295,16 @@ internal sealed class VhdMetadata
         int block = Array.IndexOf(Table, sector);
         long entryAt = Header!.TableOffsetBytes + block * 4L;
         return new VhdException(
-            VhdError.Damaged, path, $"block {block} at byte {sector * 512L} (table entry at byte {entryAt}) {what}; restore the image from a copy");
+            VhdError.Damaged,
+            path,
+            $"block {block} at byte {sector * 512L} (table entry at byte {entryAt}) {what}; restore the image from a copy");
     }
 
     private void ReadExactly(long offsetBytes, Span<byte> destination)
     {
         if (file.Read(offsetBytes, destination) < destination.Length)
-            throw new VhdException(VhdError.Damaged, path, $"the file ends inside of {destination.Length} bytes at byte {offsetBytes}: is it shrinking?");
+            throw new VhdException(
+                VhdError.Damaged, path, $"the file ends inside of {destination.Length} bytes at byte {offsetBytes}: is it shrinking?");
     }
 }
 
@@ -296,7 +313,9 @@ internal readonly record struct BatmapHeader(bool IsPresent, long OffsetBytes, u
 {
     public const uint KnownVersion = 0x0001_0002;
 
-    /// <summary>How much of the map the checksum covers: as the field's library derives it from the disk's size, rounding down before up.</summary>
+    /// <summary>
+    /// How much of the map the checksum covers: as the field's library derives it from the disk's size, rounding down before up.
+    /// </summary>
     public static long MapBytes(long sizeBytes) => Math.Max(1, ((sizeBytes >> 24) + 511) / 512) * 512;
 
     public static BatmapHeader Read(ReadOnlySpan<byte> bytes) => new(

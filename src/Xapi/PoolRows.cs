@@ -1,5 +1,5 @@
-// The rows that are always there: pool, host, host_metrics, the control domain and its metrics. Made at the first start, found again later; what
-// only this run knows (address, versions, live) is written at each start.
+// The rows that are always there: pool, host, host_metrics, the control domain and its metrics. Made at the first start, found again later;
+// what only this run knows (address, versions, live) is written at each start.
 using System.Net;
 using System.Net.NetworkInformation;
 using System.Net.Sockets;
@@ -20,14 +20,16 @@ public sealed record PoolRows(string Pool, string Host, string ControlDomain)
 
     public static PoolRows Open(PoolDatabase database, XapiOptions options, TimeProvider time) => database.Transaction(() =>
     {
-        PoolRows rows = database.All("pool") is [var pool, ..]
-            ? new PoolRows(pool, database.GetRef("pool", pool, "master"), ControlDomainOf(database, database.GetRef("pool", pool, "master")))
-            : Create(database, options, time);
+        PoolRows rows = database.All("pool") is [var pool, ..] ? Find(database, pool) : Create(database, options, time);
         rows.Refresh(database, options, time);
         return rows;
     });
 
-    private static string ControlDomainOf(PoolDatabase database, string host) => database.GetRef("host", host, "control_domain");
+    private static PoolRows Find(PoolDatabase database, string pool)
+    {
+        string host = database.GetRef("pool", pool, "master");
+        return new PoolRows(pool, host, database.GetRef("host", host, "control_domain"));
+    }
 
     private static PoolRows Create(PoolDatabase database, XapiOptions options, TimeProvider time)
     {
@@ -77,9 +79,10 @@ public sealed record PoolRows(string Pool, string Host, string ControlDomain)
         }));
         string metrics = database.GetRef("host", Host, "metrics");
         GCMemoryInfo memory = GC.GetGCMemoryInfo();
+        long freeBytes = Math.Max(0, memory.TotalAvailableMemoryBytes - memory.MemoryLoadBytes);
         database.Set("host_metrics", metrics, "live", true);
         database.Set("host_metrics", metrics, "memory_total", new RpcInt(memory.TotalAvailableMemoryBytes));
-        database.Set("host_metrics", metrics, "memory_free", new RpcInt(Math.Max(0, memory.TotalAvailableMemoryBytes - memory.MemoryLoadBytes)));
+        database.Set("host_metrics", metrics, "memory_free", new RpcInt(freeBytes));
         database.Set("host_metrics", metrics, "last_updated", Now(time));
     }
 

@@ -1,4 +1,5 @@
-// xapi serve --config FILE: the daemon. Ready means one line on standard output and STATE/endpoints.json; SIGTERM and SIGINT end it with exit code 0.
+// xapi serve --config FILE: the daemon. Ready means one line on standard output and STATE/endpoints.json; SIGTERM and SIGINT end it with
+// exit code 0.
 using System.CommandLine;
 using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;

@@ -1,6 +1,8 @@
 namespace Xapi;
 
-/// <summary>The one exception that becomes an answer's ErrorDescription: the field's code and parameters (research: xapi.md 1.5, 3.7).</summary>
+/// <summary>
+/// The one exception that becomes an answer's ErrorDescription: the field's code and parameters (research: xapi.md 1.5, 3.7).
+/// </summary>
 public sealed class XapiException(string code, params IReadOnlyList<string> parameters)
     : Exception($"{code} [{string.Join("; ", parameters)}]")
 {

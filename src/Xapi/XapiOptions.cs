@@ -1,4 +1,5 @@
-// The daemon's configuration: one JSON file of the keys below. Every mistake is reported at once, with the key's name; an unknown key is a mistake.
+// The daemon's configuration: one JSON file of the keys below. Every mistake is reported at once, with the key's name; an unknown key is a
+// mistake.
 using System.Net;
 using System.Text.Json;
 
@@ -77,8 +78,11 @@ public sealed record XapiOptions
                 throw new XapiOptionsException(["the configuration is not a JSON object"]);
             foreach (JsonProperty property in root.EnumerateObject().Where(static p => !Keys.Contains(p.Name)))
                 mistakes.Add($"{property.Name}: unknown key; did you mean \"{Nearest(property.Name)}\"?");
-            foreach (IGrouping<string, JsonProperty> twice in root.EnumerateObject().GroupBy(static p => p.Name).Where(static g => g.Count() > 1))
-                mistakes.Add($"{twice.Key}: given {twice.Count()} times");
+            foreach (IGrouping<string, JsonProperty> given in root.EnumerateObject().GroupBy(static p => p.Name))
+            {
+                if (given.Count() > 1)
+                    mistakes.Add($"{given.Key}: given {given.Count()} times");
+            }
 
             string state = Folder("state_directory") ?? "";
             XapiOptions options = new()

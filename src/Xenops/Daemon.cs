@@ -1,5 +1,5 @@
-// The daemon around Domains: arguments, the unix socket, signals. SIGTERM is a clean end: no new call is taken, guests are powered off, disks are given
-// back, the socket is removed, exit 0. A start that is refused says why on standard error and exits 2.
+// The daemon around Domains: arguments, the unix socket, signals. SIGTERM is a clean end: no new call is taken, guests are powered off,
+// disks are given back, the socket is removed, exit 0. A start that is refused says why on standard error and exits 2.
 using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
@@ -125,7 +125,7 @@ public static class Daemon
         throw new IOException($"another daemon answers on {path}");
     }
 
-    private static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)
+    internal static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)
     {
         NbdUri address = NbdUri.TryParse(uri) ?? throw XenopsException.Internal($"the storage offers \"{uri}\", which is no NBD URI");
         return await NbdClient.ConnectAsync(address, new NbdClientOptions(), cancellationToken);
@@ -152,7 +152,8 @@ public static class Daemon
                 Path.GetFullPath(Required("--socket")),
                 Path.GetFullPath(Required("--state")),
                 Required("--storage-socket"),
-                IPAddress.TryParse(listen, out IPAddress? address) ? address : throw new ArgumentException($"--listen {listen} is no IP address"),
+                IPAddress.TryParse(listen, out IPAddress? address) ? address
+                    : throw new ArgumentException($"--listen {listen} is no IP address"),
                 given.GetValueOrDefault("--certificate"));
         }
     }

@@ -1,4 +1,5 @@
-// One VM as xenopsd knows it. Its fields belong to whoever holds its turn; operations on one VM take turns, those of different VMs do not meet.
+// One VM as xenopsd knows it. Its fields belong to whoever holds its turn; operations on one VM take turns, those of different VMs do
+// not meet.
 using System.Diagnostics.CodeAnalysis;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -17,7 +18,9 @@ internal enum DomainState
     /// <summary>The guest panicked; it holds its memory and disks until a hard shutdown.</summary>
     Crashed,
 
-    /// <summary>Migrated away, or about to be: memory is kept, disks are gone, and it cannot run unless it is given its disks back.</summary>
+    /// <summary>
+    /// Migrated away, or about to be: memory is kept, disks are gone, and it cannot run unless it is given its disks back.
+    /// </summary>
     Frozen,
 }
 
@@ -60,7 +63,8 @@ internal sealed class Domain(Vm vm, TimeProvider time)
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
-            throw XenopsException.Internal($"VM {vm.Id} has been busy with {busyWith} for {TurnDeadline.TotalSeconds:0} s; {operation} was not started");
+            throw XenopsException.Internal(
+                $"VM {vm.Id} has been busy with {busyWith} for {TurnDeadline.TotalSeconds:0} s; {operation} was not started");
         }
 
         try

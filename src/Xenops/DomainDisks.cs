@@ -1,6 +1,6 @@
-// A domain's disks: attached, activated and opened through the storage access layer, and given back. Before a datapath is made its name is noted as a
-// file in STATE/datapaths, and the note is removed after the datapath: what a killed xenopsd left is destroyed by the next one, before anything else
-// uses the name.
+// A domain's disks: attached, activated and opened through the storage access layer, and given back. Before a datapath is made its name
+// is noted as a file in STATE/datapaths, and the note is removed after the datapath: what a killed xenopsd left is destroyed by the
+// next one, before anything else uses the name.
 using Platform;
 using StorageAccess;
 
@@ -103,13 +103,24 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         Backend backend = await source.Datapaths.AttachAsync(dbg, datapath, sr, vdi, vm.Id, vbd.Access, cancellationToken);
         undo.Add(($"deactivate {datapath}", (d, token) => source.Datapaths.DeactivateAsync(d, datapath, sr, vdi, vm.Id, token)));
         await source.Datapaths.ActivateAsync(dbg, datapath, sr, vdi, vm.Id, cancellationToken);
-        string uri = backend.Nbd?.Uri ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
-        IBlockDevice device = await source.Open(uri, cancellationToken);
-        devices[vbd.Device] = device;
-        undo.Add(($"close {vbd.Device}", async (_, token) => await device.DisposeAsync().AsTask().WaitAsync(token)));
+        string uri = backend.Nbd?.Uri
+            ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
+        devices[vbd.Device] = await source.Open(uri, cancellationToken);
+        undo.Add(($"close {vbd.Device}", (_, token) => CloseAsync(vbd.Device, token)));
     }
 
-    /// <summary>Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by the next call.</summary>
+    /// <summary>Closes what is open, so that nothing here can read or write; the datapaths stay until <see cref="ReleaseAsync"/>.</summary>
+    public async Task CloseAsync()
+    {
+        using CancellationTokenSource deadline = new(ReleaseDeadline);
+        foreach (string device in devices.Keys.ToArray())
+            await CloseAsync(device, deadline.Token);
+    }
+
+    /// <summary>
+    /// Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by
+    /// the next call.
+    /// </summary>
     /// <returns>The failures.</returns>
     public async Task<IReadOnlyList<string>> ReleaseAsync(string dbg)
     {
@@ -129,5 +140,13 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         }
 
         return failures;
+    }
+
+    private async Task CloseAsync(string device, CancellationToken cancellationToken)
+    {
+        if (!devices.TryGetValue(device, out IBlockDevice? open))
+            return;
+        await open.DisposeAsync().AsTask().WaitAsync(cancellationToken);
+        devices.Remove(device);
     }
 }

@@ -1,5 +1,5 @@
-// The VMs of this host and their life without migration. Every verb takes its VM's turn, so one VM never does two things; a verb that fails leaves
-// the VM in the state that its error and VM.stat tell.
+// The VMs of this host and their life without migration. Every verb takes its VM's turn, so one VM never does two things; a verb that
+// fails leaves the VM in the state that its error and VM.stat tell.
 using System.Collections.Concurrent;
 using System.Text.Json.Nodes;
 
@@ -34,7 +34,11 @@ public sealed class Domains(
             domain.Require(DomainState.Halted, DomainState.Frozen);
             if (domain.Outgoing is { } outgoing)
                 await outgoing.DisposeAsync();
-            ThrowIfLeft(domain, await domain.TearDownAsync(dbg));
+            bool isFrozen = domain.State == DomainState.Frozen;
+            IReadOnlyList<string> failures = await domain.TearDownAsync(dbg);
+            if (isFrozen && failures.Count > 0)
+                domain.State = DomainState.Frozen; // Its owner is elsewhere: it must not look like a VM that could be started.
+            ThrowIfLeft(domain, failures);
             Forget(domain);
             return true;
         }, cancellationToken);
@@ -184,6 +188,7 @@ public sealed class Domains(
     private static void ThrowIfLeft(Domain domain, IReadOnlyList<string> failures)
     {
         if (failures.Count > 0)
-            throw XenopsException.Internal($"VM {domain.Vm.Id} is halted, but its disks are not all given back: {string.Join("; ", failures)}");
+            throw XenopsException.Internal(
+                $"VM {domain.Vm.Id} is halted, but its disks are not all given back: {string.Join("; ", failures)}");
     }
 }

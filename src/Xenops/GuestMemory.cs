@@ -1,6 +1,6 @@
-// A guest's memory: pages of 4 KiB and the log of those written since they were last looked at. Words are little-endian, as on the machines we run on.
-// Invariant: a page is marked after it is written. A reader takes the marks first and the bytes second, so that a write which it missed, or saw half
-// of, is still in the log for the next round.
+// A guest's memory: pages of 4 KiB and the log of those written since they were last looked at. Words are little-endian, as on the
+// machines we run on. Invariant: a page is marked after it is written. A reader takes the marks first and the bytes second, so that a
+// write which it missed, or saw half of, is still in the log for the next round.
 using System.Numerics;
 using System.Runtime.InteropServices;
 using Platform;

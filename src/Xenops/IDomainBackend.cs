@@ -1,5 +1,5 @@
-// The seam behind which hypervisors differ. A backend makes guests that do not run yet; everything else (disks, streams, locks, states) is the same for
-// all of them.
+// The seam behind which hypervisors differ. A backend makes guests that do not run yet; everything else (disks, streams, locks, states)
+// is the same for all of them.
 using Platform;
 
 namespace Xenops;
@@ -30,7 +30,9 @@ public interface IDomainBackend
     IGuest Restore(Vm vm, GuestMemory memory, ReadOnlyMemory<byte> deviceState, IReadOnlyList<GuestDisk> disks);
 }
 
-/// <summary>A guest of one backend. Calls do not overlap, except <see cref="Statistics"/>. Disposing powers it off at once; its disks stay open.</summary>
+/// <summary>
+/// A guest of one backend. Calls do not overlap, except <see cref="Statistics"/>. Disposing powers it off at once; its disks stay open.
+/// </summary>
 public interface IGuest : IAsyncDisposable
 {
     GuestMemory Memory { get; }

@@ -1,5 +1,6 @@
-// The destination's half of one migration: a listener for one stream, the load, and the guest that comes out of it, which does not run. Whoever does
-// not know the secret costs one connection of at most eight, for at most ten seconds; the first who knows it is the sender, and the listener closes.
+// The destination's half of one migration: a listener for one stream, the load, and the guest that comes out of it, which does not run.
+// Whoever does not know the secret costs one connection of at most eight, for at most ten seconds; the first who knows it is the
+// sender, and the listener closes.
 using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
@@ -54,7 +55,8 @@ internal sealed class IncomingMigration : IAsyncDisposable
     public string Progress => receiver is null ? "no stream came yet" : $"{receiver.Rounds} rounds and {receiver.Bytes} bytes came";
 
     public static IncomingMigration Start(
-        string id, Vm vm, IDomainBackend backend, IReadOnlyList<GuestDisk> disks, IPAddress address, X509Certificate2 certificate, TimeProvider time)
+        string id, Vm vm, IDomainBackend backend, IReadOnlyList<GuestDisk> disks, IPAddress address, X509Certificate2 certificate,
+        TimeProvider time)
     {
         Socket listener = new(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
         try
@@ -167,7 +169,8 @@ internal sealed class IncomingMigration : IAsyncDisposable
             if (hello.Migration == Id && hello.Secret.Equals(Secret) && sender.TrySetResult(tls))
                 return;
         }
-        catch (Exception e) when (e is IOException or AuthenticationException or OperationCanceledException or SocketException or InvalidOperationException)
+        catch (Exception e)
+            when (e is IOException or AuthenticationException or OperationCanceledException or SocketException or InvalidOperationException)
         {
             // A stranger: closed without a word.
         }

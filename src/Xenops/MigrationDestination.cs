@@ -1,5 +1,5 @@
-// The verbs that a saga uses on the side that a VM comes to. Order: receive, loaded, run; discard undoes receive. An incoming domain holds its disks
-// open and its memory loaded, and runs only by run, which the saga calls when the VM is owned here.
+// The verbs that a saga uses on the side that a VM comes to. Order: receive, loaded, run; discard undoes receive. An incoming domain
+// holds its disks open and its memory loaded, and runs only by run, which the saga calls when the VM is owned here.
 using System.Net;
 using System.Security.Cryptography.X509Certificates;
 using Xenops.Streaming;
@@ -51,7 +51,8 @@ public sealed class MigrationDestination(Domains domains, IPAddress listen, X509
         }
         catch (TimeoutException)
         {
-            throw XenopsException.Internal($"migration {migration} is not loaded after {timeout.TotalMilliseconds:0} ms: {incoming.Progress}");
+            throw XenopsException.Internal(
+                $"migration {migration} is not loaded after {timeout.TotalMilliseconds:0} ms: {incoming.Progress}");
         }
     }
 
@@ -92,7 +93,8 @@ public sealed class MigrationDestination(Domains domains, IPAddress listen, X509
             if (failures.Count > 0)
             {
                 domain.State = DomainState.Incoming; // Found again by the next discard.
-                throw XenopsException.Internal($"migration {migration} is destroyed, but its disks are not all given back: {string.Join("; ", failures)}");
+                throw XenopsException.Internal(
+                    $"migration {migration} is destroyed, but its disks are not all given back: {string.Join("; ", failures)}");
             }
 
             domains.Forget(domain);

@@ -1,11 +1,13 @@
-// The verbs that a saga uses on the side that a VM leaves. Order: precopy, stop, transfer, freeze, then VM.remove; resume takes it back from anywhere.
-// The one rule of this file: a frozen guest runs again only when the caller says that it may (he holds the ownership record), by reattach.
+// The verbs that a saga uses on the side that a VM leaves. Order: precopy, stop, transfer, freeze, then VM.remove; resume takes it back
+// from anywhere. The one rule of this file: a frozen guest runs again only when the caller says that it may (he holds the ownership
+// record), by reattach.
 namespace Xenops;
 
 public sealed class MigrationSource(Domains domains)
 {
     /// <summary>Sends memory while the guest runs, and goes on keeping the rest small after it has returned.</summary>
-    public async Task<PrecopyStats> PrecopyAsync(string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken)
+    public async Task<PrecopyStats> PrecopyAsync(
+        string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken)
     {
         Domain domain = domains.Find(id);
         OutgoingMigration migration = await domain.InTurnAsync("MIGRATE.precopy", () =>
@@ -46,13 +48,16 @@ public sealed class MigrationSource(Domains domains)
             return migration.Sent!;
         }, cancellationToken);
 
-    /// <summary>Makes this copy unable to run: its disks are closed and given back. May be repeated when giving back failed.</summary>
+    /// <summary>
+    /// Makes this copy unable to run and to write: its disks are closed. Giving their datapaths back takes driver calls, so it waits for VM.remove
+    /// (or resume): the guest's pause is not longer for it. May be repeated.
+    /// </summary>
     public Task FreezeAsync(string dbg, string id, CancellationToken cancellationToken) =>
         InTurnAsync("MIGRATE.freeze", id, async (domain, migration) =>
         {
             Require(migration, OutgoingPhase.Sent);
             domain.State = DomainState.Frozen; // First: from here on it cannot run, whatever becomes of its disks.
-            await ReleaseDisksAsync(dbg, domain);
+            await (domain.Disks?.CloseAsync() ?? Task.CompletedTask);
             domains.Log($"VM {id} is frozen (migration {migration.Id})");
             return true;
         }, cancellationToken);
@@ -64,7 +69,7 @@ public sealed class MigrationSource(Domains domains)
         Domain domain = domains.Find(id);
         return domain.InTurnAsync("MIGRATE.resume", async () =>
         {
-            if (domain.State == DomainState.Frozen && !reattach)
+            if (domain.State == DomainState.Frozen && (!reattach || domain.Guest is null))
                 throw XenopsException.BadPowerState(nameof(DomainState.Frozen), nameof(DomainState.Paused));
             if (domain.Outgoing is null)
             {
@@ -88,7 +93,10 @@ public sealed class MigrationSource(Domains domains)
         }, cancellationToken);
     }
 
-    /// <summary>Closes the stream. A running guest has no migration afterwards; a stopped one waits for resume. Nothing to do when there is none.</summary>
+    /// <summary>
+    /// Closes the stream. A running guest has no migration afterwards; a stopped one waits for resume. Nothing to do when there is
+    /// none.
+    /// </summary>
     public Task AbortStreamAsync(string id, CancellationToken cancellationToken)
     {
         Domain domain = domains.Find(id);
@@ -116,7 +124,8 @@ public sealed class MigrationSource(Domains domains)
     {
         IReadOnlyList<string> failures = await (domain.Disks?.ReleaseAsync(dbg) ?? Task.FromResult<IReadOnlyList<string>>([]));
         if (failures.Count > 0)
-            throw XenopsException.Internal($"VM {domain.Vm.Id} is frozen, but its disks are not all given back: {string.Join("; ", failures)}");
+            throw XenopsException.Internal(
+                $"VM {domain.Vm.Id} is frozen, but its disks are not all given back: {string.Join("; ", failures)}");
         domain.Disks = null;
     }
 

@@ -1,5 +1,5 @@
-// The source's half of one migration of one VM: the connection, the rounds, and how far it is. Until it is stopped the guest runs and nothing here can
-// hurt it; closing is free at any time.
+// The source's half of one migration of one VM: the connection, the rounds, and how far it is. Until it is stopped the guest runs and
+// nothing here can hurt it; closing is free at any time.
 using Xenops.Streaming;
 
 namespace Xenops;
@@ -23,7 +23,8 @@ public enum OutgoingPhase
 public sealed record StreamTarget(string Migration, string Host, int Port, Platform.Secret Secret, string Fingerprint);
 
 public sealed record PrecopyStats(
-    string Phase, int Rounds, long PagesSent, long BytesSent, double Seconds, double BytesPerSecond, int DirtyPages, double EstimatedDowntimeMs, bool Converged);
+    string Phase, int Rounds, long PagesSent, long BytesSent, double Seconds, double BytesPerSecond,
+    int DirtyPages, double EstimatedDowntimeMs, bool Converged);
 
 public sealed record StoppedAt(string StoppedAtUtc, int InFlight);
 
@@ -119,7 +120,8 @@ internal sealed class OutgoingMigration(Domain domain, StreamTarget target, Time
     public async ValueTask DisposeAsync()
     {
         await closing.CancelAsync();
-        await Task.WhenAll(converging, pump).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
+        await Task.WhenAll(converging, pump).ContinueWith(static _ =>
+            { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
         if (sender is not null)
             await sender.DisposeAsync();
         sender = null;
@@ -127,7 +129,8 @@ internal sealed class OutgoingMigration(Domain domain, StreamTarget target, Time
 
     private async Task SendUntilSmallAsync(CancellationToken cancellationToken)
     {
-        System.Net.Security.SslStream tls = await StreamTls.ConnectAsync(target.Host, target.Port, target.Fingerprint, time, cancellationToken);
+        System.Net.Security.SslStream tls =
+            await StreamTls.ConnectAsync(target.Host, target.Port, target.Fingerprint, time, cancellationToken);
         sender = new MemorySender(new FrameStream(tls, time, SilenceLimit), Guest.Memory, time);
         try
         {
@@ -155,7 +158,8 @@ internal sealed class OutgoingMigration(Domain domain, StreamTarget target, Time
         int dirty = Guest.Memory.DirtyCount;
         double downtimeMs = dirty * (double)GuestMemory.PageSizeBytes / bytesPerSecond * 1000;
         stats = new PrecopyStats(
-            "", stats.Rounds + 1, stats.PagesSent + sent.Pages, bytes, time.GetElapsedTime(started).TotalSeconds, bytesPerSecond, dirty, downtimeMs,
+            "", stats.Rounds + 1, stats.PagesSent + sent.Pages, bytes, time.GetElapsedTime(started).TotalSeconds,
+            bytesPerSecond, dirty, downtimeMs,
             downtimeMs <= downtimeLimit.TotalMilliseconds);
     }
 

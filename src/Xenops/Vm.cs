@@ -1,4 +1,5 @@
-// What a caller tells us of a VM and of its disks (research: xenopsd.md 1.4, cut down to what a domain here needs). The JSON names are snake_case.
+// What a caller tells us of a VM and of its disks (research: xenopsd.md 1.4, cut down to what a domain here needs). The JSON names are
+// snake_case.
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
@@ -68,7 +69,8 @@ public sealed record Vm
             MemoryBytes is >= 1 << 20 and <= MemoryLimitBytes && MemoryBytes % GuestMemory.PageSizeBytes == 0,
             $"vm.memory_bytes {MemoryBytes} is not a multiple of {GuestMemory.PageSizeBytes} between 1 MiB and {MemoryLimitBytes} bytes");
         Require(Domain is not null, "vm.domain is null");
-        Require(Vbds is { Count: <= VbdLimit } && Vbds.All(static v => v is not null), $"vm.vbds is null, has a null, or has more than {VbdLimit} members");
+        Require(Vbds is { Count: <= VbdLimit } && Vbds.All(static v =>
+            v is not null), $"vm.vbds is null, has a null, or has more than {VbdLimit} members");
         Require(
             Platform is { Count: <= PlatformLimit } && Platform.All(static p => p.Value is { Length: <= 1024 }),
             $"vm.platform is null, has more than {PlatformLimit} members, or a value that is null or longer than 1024 characters");

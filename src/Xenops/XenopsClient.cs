@@ -4,11 +4,14 @@ using StorageAccess.Wire;
 
 namespace Xenops;
 
-/// <summary>What <c>VM.stat</c> tells. State: Halted, Incoming, Running, Paused, Crashed or Frozen. Guest is null while there is none.</summary>
+/// <summary>
+/// What <c>VM.stat</c> tells. State: Halted, Incoming, Running, Paused, Crashed or Frozen. Guest is null while there is none.
+/// </summary>
 public sealed record DomainStat(string State, long MemoryBytes, GuestStatistics? Guest, string? Migration);
 
 /// <summary>
-/// xenopsd's socket, typed. Every call throws <see cref="XenopsException"/> when it is refused and <see cref="IOException"/> when xenopsd is not there or
+/// xenopsd's socket, typed. Every call throws <see cref="XenopsException"/> when it is refused and <see cref="IOException"/> when
+/// xenopsd is not there or
 /// does not answer before the deadline (a pre-copy takes as long as its rounds: give that client minutes).
 /// </summary>
 public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDisposable
@@ -18,16 +21,20 @@ public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDispos
     public Task VmAddAsync(string dbg, Vm vm, CancellationToken cancellationToken) =>
         CallAsync("VM.add", dbg, new() { ["vm"] = vm.ToJson() }, cancellationToken);
 
-    public Task VmRemoveAsync(string dbg, string id, CancellationToken cancellationToken) => CallAsync("VM.remove", dbg, Id(id), cancellationToken);
+    public Task VmRemoveAsync(string dbg, string id, CancellationToken cancellationToken) =>
+        CallAsync("VM.remove", dbg, Id(id), cancellationToken);
 
-    public Task VmStartAsync(string dbg, string id, CancellationToken cancellationToken) => CallAsync("VM.start", dbg, Id(id), cancellationToken);
+    public Task VmStartAsync(string dbg, string id, CancellationToken cancellationToken) =>
+        CallAsync("VM.start", dbg, Id(id), cancellationToken);
 
     public Task VmShutdownAsync(string dbg, string id, bool clean, CancellationToken cancellationToken) =>
         CallAsync("VM.shutdown", dbg, new() { ["id"] = id, ["clean"] = clean }, cancellationToken);
 
-    public Task VmPauseAsync(string dbg, string id, CancellationToken cancellationToken) => CallAsync("VM.pause", dbg, Id(id), cancellationToken);
+    public Task VmPauseAsync(string dbg, string id, CancellationToken cancellationToken) =>
+        CallAsync("VM.pause", dbg, Id(id), cancellationToken);
 
-    public Task VmUnpauseAsync(string dbg, string id, CancellationToken cancellationToken) => CallAsync("VM.unpause", dbg, Id(id), cancellationToken);
+    public Task VmUnpauseAsync(string dbg, string id, CancellationToken cancellationToken) =>
+        CallAsync("VM.unpause", dbg, Id(id), cancellationToken);
 
     public Task<DomainStat> VmStatAsync(string dbg, string id, CancellationToken cancellationToken) =>
         CallAsync<DomainStat>("VM.stat", dbg, Id(id), cancellationToken);
@@ -35,7 +42,8 @@ public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDispos
     public Task<IReadOnlyList<Vm>> VmListAsync(string dbg, CancellationToken cancellationToken) =>
         CallAsync<IReadOnlyList<Vm>>("VM.list", dbg, [], cancellationToken);
 
-    public Task<PrecopyStats> PrecopyAsync(string dbg, string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken) =>
+    public Task<PrecopyStats> PrecopyAsync(
+        string dbg, string id, StreamTarget target, TimeSpan downtimeLimit, CancellationToken cancellationToken) =>
         CallAsync<PrecopyStats>("MIGRATE.precopy", dbg, new()
         {
             ["id"] = id,
@@ -57,7 +65,8 @@ public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDispos
     public Task<ImageSummary> TransferAsync(string dbg, string id, CancellationToken cancellationToken) =>
         CallAsync<ImageSummary>("MIGRATE.transfer", dbg, Id(id), cancellationToken);
 
-    public Task FreezeAsync(string dbg, string id, CancellationToken cancellationToken) => CallAsync("MIGRATE.freeze", dbg, Id(id), cancellationToken);
+    public Task FreezeAsync(string dbg, string id, CancellationToken cancellationToken) =>
+        CallAsync("MIGRATE.freeze", dbg, Id(id), cancellationToken);
 
     /// <param name="reattach">This host owns the VM (again); needed once it is frozen.</param>
     public Task ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken) =>

@@ -5,7 +5,8 @@ using StorageAccess.Wire;
 namespace Xenops;
 
 /// <summary>
-/// A call was refused or failed. Travels as the field's variant (research: xenopsd.md 1.5): a tag with one string, or with an array of strings,
+/// A call was refused or failed. Travels as the field's variant (research: xenopsd.md 1.5): a tag with one string, or with an array of
+/// strings,
 /// for example <c>["Bad_power_state",["Halted","Running"]]</c>.
 /// </summary>
 public sealed class XenopsException : Exception

@@ -1,4 +1,5 @@
-// The method table of xenopsd's socket: named parameters in, JSON out, errors as variants. What each method means is in the class that it calls.
+// The method table of xenopsd's socket: named parameters in, JSON out, errors as variants. What each method means is in the class that
+// it calls.
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Platform;
@@ -24,48 +25,48 @@ public sealed class XenopsServer
     }
 
     /// <summary>One JSON-RPC request; always answers.</summary>
-    public Task<string> HandleAsync(string request, CancellationToken cancellationToken) => dispatcher.HandleAsync(request, cancellationToken);
+    public Task<string> HandleAsync(string request, CancellationToken cancellationToken) =>
+        dispatcher.HandleAsync(request, cancellationToken);
 
     private Dictionary<string, JsonRpcHandler> Methods() => new()
     {
-        ["query"] = Method((_, _) => Task.FromResult<JsonNode?>(new JsonObject { ["name"] = "xenops", ["version"] = "1.0" })),
-        ["VM.add"] = Method((p, _) =>
+        ["query"] = (_, _) => Task.FromResult<JsonNode?>(new JsonObject { ["name"] = "xenops", ["version"] = "1.0" }),
+        ["VM.add"] = (p, _) =>
         {
             Vm vm = Vm.Parse(p["vm"]);
             domains.Add(vm);
             return Task.FromResult<JsonNode?>(vm.Id);
-        }),
+        },
         ["VM.remove"] = Done((p, token) => domains.RemoveAsync(Dbg(p), Text(p, "id"), token)),
         ["VM.start"] = Done((p, token) => domains.StartAsync(Dbg(p), Text(p, "id"), token)),
         ["VM.shutdown"] = Done((p, token) => domains.ShutdownAsync(Dbg(p), Text(p, "id"), Flag(p, "clean"), token)),
         ["VM.pause"] = Done((p, token) => domains.PauseAsync(Text(p, "id"), token)),
         ["VM.unpause"] = Done((p, token) => domains.UnpauseAsync(Text(p, "id"), token)),
-        ["VM.stat"] = Method((p, _) => Task.FromResult<JsonNode?>(domains.Stat(Text(p, "id")))),
-        ["VM.list"] = Method((_, _) => Task.FromResult<JsonNode?>(new JsonArray(domains.List().Select(static v => v.ToJson()).ToArray()))),
-        ["MIGRATE.precopy"] = Method(async (p, token) => ToJson(await source.PrecopyAsync(
+        ["VM.stat"] = (p, _) => Task.FromResult<JsonNode?>(domains.Stat(Text(p, "id"))),
+        ["VM.list"] = (_, _) => Task.FromResult<JsonNode?>(new JsonArray(domains.List().Select(static v => v.ToJson()).ToArray())),
+        ["MIGRATE.precopy"] = async (p, token) => ToJson(await source.PrecopyAsync(
             Text(p, "id"),
             new StreamTarget(Text(p, "migration"), Text(p, "host"), Port(p), new Secret(Text(p, "secret")), Text(p, "fingerprint")),
             Milliseconds(p, "downtime_limit_ms", DefaultDowntimeLimit),
-            token))),
-        ["MIGRATE.progress"] = Method((p, _) => Task.FromResult(ToJson(source.Progress(Text(p, "id"))))),
-        ["MIGRATE.stop"] = Method(async (p, token) =>
+            token)),
+        ["MIGRATE.progress"] = (p, _) => Task.FromResult(ToJson(source.Progress(Text(p, "id")))),
+        ["MIGRATE.stop"] = async (p, token) =>
         {
             StoppedAt stopped = await source.StopAsync(Text(p, "id"), token);
             return new JsonObject { ["stopped_at"] = stopped.StoppedAtUtc, ["in_flight"] = stopped.InFlight };
-        }),
-        ["MIGRATE.transfer"] = Method(async (p, token) => ToJson(await source.TransferAsync(Text(p, "id"), token))),
+        },
+        ["MIGRATE.transfer"] = async (p, token) => ToJson(await source.TransferAsync(Text(p, "id"), token)),
         ["MIGRATE.freeze"] = Done((p, token) => source.FreezeAsync(Dbg(p), Text(p, "id"), token)),
-        ["MIGRATE.resume"] = Done((p, token) => source.ResumeAsync(Dbg(p), Text(p, "id"), p["reattach"] is not null && Flag(p, "reattach"), token)),
+        ["MIGRATE.resume"] = Done((p, token) =>
+            source.ResumeAsync(Dbg(p), Text(p, "id"), p["reattach"] is not null && Flag(p, "reattach"), token)),
         ["MIGRATE.abort_stream"] = Done((p, token) => source.AbortStreamAsync(Text(p, "id"), token)),
-        ["MIGRATE.receive"] = Method(async (p, token) =>
-            ToJson(await destination.ReceiveAsync(Dbg(p), Text(p, "migration"), Vm.Parse(p["vm"]), token))),
-        ["MIGRATE.loaded"] = Method(async (p, token) => ToJson(
-            await destination.LoadedAsync(Text(p, "migration"), Milliseconds(p, "timeout_ms", TimeSpan.FromSeconds(30)), token))),
-        ["MIGRATE.run"] = Method(async (p, token) => new JsonObject { ["running_at"] = await destination.RunAsync(Text(p, "migration"), token) }),
+        ["MIGRATE.receive"] = async (p, token) =>
+            ToJson(await destination.ReceiveAsync(Dbg(p), Text(p, "migration"), Vm.Parse(p["vm"]), token)),
+        ["MIGRATE.loaded"] = async (p, token) => ToJson(
+            await destination.LoadedAsync(Text(p, "migration"), Milliseconds(p, "timeout_ms", TimeSpan.FromSeconds(30)), token)),
+        ["MIGRATE.run"] = async (p, token) => new JsonObject { ["running_at"] = await destination.RunAsync(Text(p, "migration"), token) },
         ["MIGRATE.discard"] = Done((p, token) => destination.DiscardAsync(Dbg(p), Text(p, "migration"), token)),
     };
-
-    private static JsonRpcHandler Method(JsonRpcHandler handler) => handler;
 
     private static JsonRpcHandler Done(Func<JsonObject, CancellationToken, Task> action) => async (p, token) =>
     {

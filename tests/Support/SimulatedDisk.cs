@@ -1,6 +1,6 @@
-// A disk that dies. Writes go to a cache; only what was synced is sure to be there afterwards. Two deaths: of the process (the cache lives on, what was
-// done before it is there) and of the power (of everything done since the last sync each 512-byte sector shows any of its states, in any mixture; lengths
-// and names likewise). A sector itself is never torn.
+// A disk that dies. Writes go to a cache; only what was synced is sure to be there afterwards. Two deaths: of the process (the cache lives
+// on, what was done before it is there) and of the power (of everything done since the last sync each 512-byte sector shows any of its
+// states, in any mixture; lengths and names likewise). A sector itself is never torn.
 using Platform;
 using Vhd;
 

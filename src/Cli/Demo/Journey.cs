@@ -62,8 +62,8 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
     public async Task<JsonObject> RunAsync(Pool a, Pool b, CancellationToken cancellationToken)
     {
         await AwaitWritesAsync(a, 200, cancellationToken);
-        SortedSet<string> beforeA = await Leftovers.SeeAsync(a, cancellationToken);
-        SortedSet<string> beforeB = await Leftovers.SeeAsync(b, cancellationToken);
+        SortedSet<string> beforeA = await SeeAsync(a, cancellationToken);
+        SortedSet<string> beforeB = await SeeAsync(b, cancellationToken);
 
         string host = await b.Api.ByNameAsync("host", HostName, cancellationToken);
         string storage = await b.Api.ByNameAsync("SR", StorageName, cancellationToken);
@@ -105,21 +105,23 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         File.Copy(originalDisk, sourceFile);
         await a.Api.CallAsync("SR.scan", cancellationToken, storage);
         string vdi = (await a.Api.CallAsync("SR.get_VDIs", cancellationToken, storage)).AsArray().Single().AsString();
-        vm = await a.Api.RefAsync("VM.create", cancellationToken, VmRecord());
+        vm = await a.Api.RefAsync("VM.create", cancellationToken, VmRecord(VmName));
         vmUuid = await a.Api.RefAsync("VM.get_uuid", cancellationToken, vm);
-        await a.Api.CallAsync("VBD.create", cancellationToken, RpcValue.Struct(
-            ("VM", vm), ("VDI", vdi), ("userdevice", "0"), ("bootable", true), ("mode", "RW"), ("type", "Disk"), ("unpluggable", true),
-            ("empty", false), ("other_config", RpcValue.Struct()), ("qos_algorithm_type", ""), ("qos_algorithm_params", RpcValue.Struct())));
+        await a.Api.CallAsync("VBD.create", cancellationToken, VbdRecord(vm, vdi, "0"));
         await a.Api.CallAsync("VM.start", cancellationToken, vm, false, false);
         narrator.Tell($"\"{VmName}\" runs in pool A and writes");
     }
 
-    private static RpcStruct VmRecord()
+    public static RpcStruct VbdRecord(string vm, string vdi, string device) => RpcValue.Struct(
+        ("VM", vm), ("VDI", vdi), ("userdevice", device), ("bootable", true), ("mode", "RW"), ("type", "Disk"), ("unpluggable", true),
+        ("empty", false), ("other_config", RpcValue.Struct()), ("qos_algorithm_type", ""), ("qos_algorithm_params", RpcValue.Struct()));
+
+    public static RpcStruct VmRecord(string name)
     {
         string memory = MemoryBytes.ToString(CultureInfo.InvariantCulture);
         RpcStruct none = RpcValue.Struct();
         return RpcValue.Struct(
-            ("name_label", VmName), ("name_description", "writes numbered, checksummed blocks for as long as it lives"), ("user_version", "1"),
+            ("name_label", name), ("name_description", "writes numbered, checksummed blocks for as long as it lives"), ("user_version", "1"),
             ("is_a_template", false), ("affinity", "OpaqueRef:NULL"), ("memory_static_max", memory), ("memory_dynamic_max", memory),
             ("memory_dynamic_min", memory), ("memory_static_min", memory), ("VCPUs_params", none), ("VCPUs_max", "1"),
             ("VCPUs_at_startup", "1"), ("actions_after_shutdown", "destroy"), ("actions_after_reboot", "restart"),
@@ -178,19 +180,20 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         await b.Api.CallAsync("VM.pause", cancellationToken, vm);
         Oracle all = Oracle.Read(OldLog(b), b.OracleLog(vmUuid));
         string destinationFile = await DiskFileAsync(b, cancellationToken);
-        List<string> lost = await Verification.LostWritesAsync(destinationFile, all, cancellationToken);
+        (int looked, List<string> lost) = await Verification.LostWritesAsync(destinationFile, all, cancellationToken);
         ComparedDisks compared = await Verification.CompareAsync(
             KeptSource, destinationFile, Oracle.Read(b.OracleLog(vmUuid)), cancellationToken);
         narrator.Tell(
             $"{compared.Bytes >> 20} MiB compared with the source as it was at switch-over: {compared.Differences.Count} differences "
-            + $"({compared.ExplainedBlocks} blocks written since); {all.AcknowledgedCount} acknowledged writes checked, {lost.Count} lost");
+            + $"({compared.ExplainedBlocks} blocks written since); {all.AcknowledgedCount} acknowledged writes, their {looked} blocks checked, {lost.Count} lost");
         foreach (string trouble in compared.Differences.Concat(lost).Take(5))
             narrator.Tell(trouble);
         return new JsonObject
         {
             ["migrated"] = powerState == "Running",
-            ["verified"] = compared.Differences.Count == 0 && lost.Count == 0 && compared.Bytes > 0,
+            ["verified"] = compared.Differences.Count == 0 && lost.Count == 0 && compared.Bytes > 0 && looked > 0,
             ["vm_runs_on"] = "destination",
+            ["blocks_checked"] = looked,
             ["blackout_ms"] = receipt["blackout"]!["total_ms"]!.DeepClone(),
             ["bytes_logical"] = receipt["logical_bytes"]!.DeepClone(),
             ["bytes_sent"] = receipt["sent_bytes"]!.DeepClone(),
@@ -207,12 +210,12 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         await AwaitWritesAsync(a, 100, cancellationToken);
         await a.Api.CallAsync("VM.pause", cancellationToken, vm);
         Oracle all = Oracle.Read(a.OracleLog(vmUuid));
-        List<string> lost = await Verification.LostWritesAsync(sourceFile, all, cancellationToken);
-        narrator.Tell($"\"{VmName}\" is {powerState} in pool A; {all.AcknowledgedCount} acknowledged writes checked, {lost.Count} lost");
+        (int looked, List<string> lost) = await Verification.LostWritesAsync(sourceFile, all, cancellationToken);
+        narrator.Tell($"\"{VmName}\" is {powerState} in pool A; {all.AcknowledgedCount} acknowledged writes, their {looked} blocks checked, {lost.Count} lost");
         return new JsonObject
         {
             ["migrated"] = false,
-            ["verified"] = powerState == "Running" && lost.Count == 0 && all.AcknowledgedCount > 0,
+            ["verified"] = powerState == "Running" && lost.Count == 0 && looked > 0,
             ["vm_runs_on"] = powerState == "Running" ? "source" : "nowhere",
             ["error"] = new JsonArray([.. task.Get("error_info").AsArray().Select(static v => (JsonNode)v.AsString())]),
             ["writes_acknowledged"] = all.AcknowledgedCount,
@@ -224,14 +227,14 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
     private async Task<int> CountLeftoversAsync(
         Pool a, Pool b, SortedSet<string> beforeA, SortedSet<string> beforeB, bool moved, JsonObject result, CancellationToken cancellationToken)
     {
-        SortedSet<string> left = await Leftovers.SeeAsync(a, cancellationToken);
+        SortedSet<string> left = await SeeAsync(a, cancellationToken);
         left.ExceptWith(beforeA);
-        SortedSet<string> atB = await Leftovers.SeeAsync(b, cancellationToken);
+        SortedSet<string> atB = await SeeAsync(b, cancellationToken);
         atB.ExceptWith(beforeB);
         if (moved)
         {
             // The source must have let go of what it had, too.
-            SortedSet<string> sourceNow = await Leftovers.SeeAsync(a, cancellationToken);
+            SortedSet<string> sourceNow = await SeeAsync(a, cancellationToken);
             left.UnionWith(sourceNow.Where(thing => OwnWords.Any(word => thing.StartsWith($"A: {word}", StringComparison.Ordinal))
                 && (thing.Contains(vmUuid, StringComparison.Ordinal) || thing.Contains(Path.GetFileNameWithoutExtension(sourceFile), StringComparison.Ordinal))));
             left.UnionWith(sourceNow.Where(static thing => thing.EndsWith(" tapdisk", StringComparison.Ordinal)));
@@ -249,6 +252,9 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
             result["leftover_names"] = new JsonArray([.. left.Select(static l => (JsonNode)l)]);
         return left.Count;
     }
+
+    private static Task<SortedSet<string>> SeeAsync(Pool pool, CancellationToken cancellationToken) =>
+        Leftovers.SeeAsync(pool.Name, pool.Folder, pool.Api, cancellationToken);
 
     private static readonly string[] OwnWords = ["VDI", "VM", "volume", "datapath"];
 

@@ -7,21 +7,22 @@ namespace Demo;
 internal static class Leftovers
 {
     /// <summary>Everything of one pool that a migration makes: VDIs, volumes, datapaths, tapdisk processes, sockets, tasks' resources.</summary>
-    public static async Task<SortedSet<string>> SeeAsync(Pool pool, CancellationToken cancellationToken)
+    /// <param name="folder">The pool's, as <see cref="Pool"/> lays it out.</param>
+    public static async Task<SortedSet<string>> SeeAsync(string pool, string folder, XenApi api, CancellationToken cancellationToken)
     {
         SortedSet<string> seen = new(StringComparer.Ordinal);
-        foreach ((string _, RpcValue record) in (await pool.Api.CallAsync("VDI.get_all_records", cancellationToken)).AsStruct().Members)
-            seen.Add($"{pool.Name}: VDI {record.AsStruct().Get("location").AsString()}");
-        foreach ((string _, RpcValue record) in (await pool.Api.CallAsync("VM.get_all_records", cancellationToken)).AsStruct().Members)
-            seen.Add($"{pool.Name}: VM {record.AsStruct().Get("uuid").AsString()}");
-        foreach (string file in Directory.EnumerateFiles(pool.StorageFolder, "*.vhd*", SearchOption.AllDirectories))
-            seen.Add($"{pool.Name}: volume {Path.GetFileName(file)}");
-        foreach (string datapath in await DatapathsAsync(pool, cancellationToken))
-            seen.Add($"{pool.Name}: datapath {datapath}");
-        foreach ((int pid, string command) in Processes(pool.Folder))
-            seen.Add($"{pool.Name}: process {pid} {command}");
-        foreach (string socket in Sockets(pool.RuntimeFolder))
-            seen.Add($"{pool.Name}: socket {socket}");
+        foreach ((string _, RpcValue record) in (await api.CallAsync("VDI.get_all_records", cancellationToken)).AsStruct().Members)
+            seen.Add($"{pool}: VDI {record.AsStruct().Get("location").AsString()}");
+        foreach ((string _, RpcValue record) in (await api.CallAsync("VM.get_all_records", cancellationToken)).AsStruct().Members)
+            seen.Add($"{pool}: VM {record.AsStruct().Get("uuid").AsString()}");
+        foreach (string file in Directory.EnumerateFiles(Path.Combine(folder, "sr"), "*.vhd*", SearchOption.AllDirectories))
+            seen.Add($"{pool}: volume {Path.GetFileName(file)}");
+        foreach (string datapath in await DatapathsAsync(folder, cancellationToken))
+            seen.Add($"{pool}: datapath {datapath}");
+        foreach ((int pid, string command) in Processes(folder))
+            seen.Add($"{pool}: process {pid} {command}");
+        foreach (string socket in Sockets(Path.Combine(folder, "run")))
+            seen.Add($"{pool}: socket {socket}");
         return seen;
     }
 
@@ -52,12 +53,12 @@ internal static class Leftovers
 
     private static IEnumerable<string> Sockets(string folder) =>
         Directory.EnumerateFileSystemEntries(folder, "*", SearchOption.AllDirectories)
-            .Where(static path => !Directory.Exists(path))
+            .Where(static path => !Directory.Exists(path) && !path.EndsWith(".log", StringComparison.Ordinal))
             .Select(path => Path.GetRelativePath(folder, path));
 
-    private static async Task<IEnumerable<string>> DatapathsAsync(Pool pool, CancellationToken cancellationToken)
+    private static async Task<IEnumerable<string>> DatapathsAsync(string folder, CancellationToken cancellationToken)
     {
-        using JsonRpcClient storage = new(Path.Combine(pool.RuntimeFolder, "storage"), TimeSpan.FromSeconds(30));
+        using JsonRpcClient storage = new(Path.Combine(folder, "run", "storage"), TimeSpan.FromSeconds(30));
         JsonNode? rows = await storage.CallAsync("DP.list", new JsonObject { ["dbg"] = "demo" }, cancellationToken);
         return rows!.AsArray().Select(static row => (string)row!["dp"]!);
     }

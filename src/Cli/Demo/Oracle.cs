@@ -1,6 +1,6 @@
-// What the guest's oracle logs say of its disk (written by xenopsd beside the guest, docs/formats/oracle.md): lines
-//   I sequence offset sha256   a write of 4 KiB was issued
-//   A sequence                 it was acknowledged
+// What the guest's oracle logs say of its disk (written by xenopsd beside the guest: src/Xenops/Simulator/OracleLog.cs): lines
+//   I sequence offset sha256 device   a write of 4 KiB was issued
+//   A sequence                        it was acknowledged
 // A crash can only leave out an A. The check below shares no code with the product's data path.
 using System.Globalization;
 using System.Security.Cryptography;
@@ -37,13 +37,13 @@ internal sealed class Oracle
     public HashSet<string> IssuedAt(long offset) =>
         [.. issued.Values.Where(w => w.Offset == offset).Select(static w => w.Sha256)];
 
-    public IEnumerable<long> Offsets => issued.Values.Select(static w => w.Offset).Distinct();
-
     /// <summary>
-    /// Every block that was ever acknowledged must hold its last acknowledged version or one issued after it. Returns the blocks that do not.
+    /// Every block that was ever acknowledged must hold its last acknowledged version or one issued after it.
     /// </summary>
-    public async Task<List<string>> LostWritesAsync(IBlockDevice disk, CancellationToken cancellationToken)
+    /// <returns>How many blocks were looked at, and those that do not.</returns>
+    public async Task<(int Checked, List<string> Lost)> LostWritesAsync(IBlockDevice disk, CancellationToken cancellationToken)
     {
+        int looked = 0;
         List<string> lost = [];
         byte[] block = new byte[BlockBytes];
         foreach (IGrouping<long, KeyValuePair<long, (long Offset, string Sha256)>> writes in issued.GroupBy(static w => w.Value.Offset))
@@ -51,13 +51,14 @@ internal sealed class Oracle
             long last = writes.Select(static w => w.Key).Where(acknowledged.Contains).DefaultIfEmpty(-1).Max();
             if (last < 0)
                 continue;
+            looked++;
             await disk.ReadAsync(writes.Key, block, cancellationToken);
             string found = Convert.ToHexStringLower(SHA256.HashData(block));
             if (!writes.Any(w => w.Key >= last && w.Value.Sha256 == found))
                 lost.Add($"offset {writes.Key}: write {last} was acknowledged and is not there");
         }
 
-        return lost;
+        return (looked, lost);
     }
 
     private void Add(string[] words)
@@ -65,7 +66,7 @@ internal sealed class Oracle
         // A torn last line is normal: its writer was killed.
         if (words.Length < 2 || !long.TryParse(words[1], CultureInfo.InvariantCulture, out long sequence))
             return;
-        if (words is ["I", _, var offset, { Length: 64 } sha256] && long.TryParse(offset, CultureInfo.InvariantCulture, out long at))
+        if (words is ["I", _, var offset, { Length: 64 } sha256, ..] && long.TryParse(offset, CultureInfo.InvariantCulture, out long at))
             issued[sequence] = (at, sha256);
         else if (words[0] == "A")
             acknowledged.Add(sequence);

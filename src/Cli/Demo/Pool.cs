@@ -38,8 +38,6 @@ internal sealed class Pool : IAsyncDisposable
 
     public string StateFolder => Path.Combine(Folder, "state");
 
-    public string RuntimeFolder => Path.Combine(Folder, "run");
-
     public string StorageFolder => Path.Combine(Folder, "sr");
 
     public string OracleLog(string vmUuid) => Path.Combine(StateFolder, "xenopsd", "oracle", vmUuid + ".log");

@@ -49,7 +49,7 @@ internal static class Verification
         return new ComparedDisks(source.LengthBytes, explained, differences);
     }
 
-    public static async Task<List<string>> LostWritesAsync(string path, Oracle oracle, CancellationToken cancellationToken)
+    public static async Task<(int Checked, List<string> Lost)> LostWritesAsync(string path, Oracle oracle, CancellationToken cancellationToken)
     {
         await using VhdChain disk = VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = true });
         return await oracle.LostWritesAsync(disk, cancellationToken);

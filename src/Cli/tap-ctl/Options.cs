@@ -17,7 +17,11 @@ internal sealed class Options
             string argument = arguments[i];
             int at = argument.Length >= 2 && argument[0] == '-' ? letters.IndexOf(argument[1], StringComparison.Ordinal) : -1;
             if (at < 0 || argument[1] == ':')
-                throw new TapException((int)Errno.EINVAL, $"{verb}: '{argument}' is not one of its options (-{string.Join(" -", letters.Replace(":", "", StringComparison.Ordinal).ToCharArray())})");
+            {
+                string known = string.Join(" -", letters.Where(static letter => letter != ':'));
+                throw new TapException((int)Errno.EINVAL, $"{verb}: '{argument}' is not one of its options (-{known})");
+            }
+
             bool takesValue = at + 1 < letters.Length && letters[at + 1] == ':';
             if (!takesValue)
                 values[argument[1]] = "";

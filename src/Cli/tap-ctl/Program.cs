@@ -1,5 +1,6 @@
-// tap-ctl: the field's command line to tapdisk's control sockets (research: storage.md 6.1). Its options and its output are read by SR drivers, so
-// both are the original's, parsed getopt-wise by hand: -p 1 and -p1 are the same. It exits with the errno, and says why on standard error.
+// tap-ctl: the field's command line to tapdisk's control sockets (research: storage.md 6.1). Its options and its output are read by SR
+// drivers, so both are the original's, parsed getopt-wise by hand: -p 1 and -p1 are the same. It exits with the errno, and says why on
+// standard error.
 using Platform;
 using StorageAccess.Tap;
 using TapCtl;

@@ -112,9 +112,10 @@ internal static class Verbs
                 break;
             case "mirror-status":
                 MirrorStatus status = await new TapExtensions(control).MirrorStatusAsync(processId, minor, token);
+                string error = status.Error.Length == 0 ? "" : " error=" + status.Error;
                 Console.WriteLine(
-                    $"state={status.Phase.ToString().ToLowerInvariant()} copied={status.CopiedBytes}/{status.TotalBytes} sent={status.SentBytes} "
-                    + $"dirty_chunks={status.DirtyChunks}{(status.Error.Length == 0 ? "" : " error=" + status.Error)}");
+                    $"state={status.Phase.ToString().ToLowerInvariant()} copied={status.CopiedBytes}/{status.TotalBytes} "
+                    + $"sent={status.SentBytes} dirty_chunks={status.DirtyChunks}{error}");
                 break;
             case "digest":
                 Console.WriteLine((await new TapExtensions(control).DigestAsync(processId, minor, token)).Root);

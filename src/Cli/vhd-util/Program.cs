@@ -1,2 +1,55 @@
-Console.Error.WriteLine("vhd-util: not built yet");
-return 2;
+// vhd-util: the field's verbs and output (research/storage.md 8.5) over the Vhd library, and `copy`. Facts go to standard output,
+// everything else to standard error. Exit codes: 0 done, 1 the image or the request is bad, 2 the command line is.
+using System.CommandLine;
+using Platform;
+using Vhd;
+
+namespace VhdUtil;
+
+internal static class Program
+{
+    private const string Examples = """
+
+        Examples:
+          vhd-util create -n disk.vhd -s 1024              an empty dynamic disk of 1 GiB
+          vhd-util snapshot -n child.vhd -p disk.vhd       a child that holds what changes from now on
+          vhd-util query -n child.vhd -vsfpd               size in MiB, file bytes, hidden, parent, depth
+          vhd-util check -n child.vhd                      is it a valid image?
+          vhd-util copy -n child.vhd --to flat.vhd         the chain's content as one image (--raw: as a raw disk)
+        """;
+
+    private static async Task<int> Main(string[] arguments)
+    {
+        RootCommand root = new("Makes, describes and checks VHD images." + Examples)
+        {
+            ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Query(), ImageCommands.Check(),
+            ImageCommands.Set(), ImageCommands.Modify(), ImageCommands.Copy(),
+        };
+        ParseResult command = root.Parse(arguments);
+        if (command.Errors.Count > 0)
+        {
+            foreach (System.CommandLine.Parsing.ParseError error in command.Errors)
+                await Console.Error.WriteLineAsync("vhd-util: " + error.Message);
+            await Console.Error.WriteLineAsync("vhd-util: try --help");
+            return 2;
+        }
+
+        try
+        {
+            return await command.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+        }
+        catch (OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync("vhd-util: stopped; no file was left");
+            return 1;
+        }
+        catch (Exception e) when (e is VhdException or BlockIoException)
+        {
+            // Scripts of the field look for this line; the reason follows it.
+            if (e is VhdException { Error: VhdError.CannotOpen, InnerException: BlockIoException io } bad)
+                await Console.Error.WriteLineAsync($"error opening {bad.Path}: -{(int)io.Errno}");
+            await Console.Error.WriteLineAsync("vhd-util: " + e.Message);
+            return 1;
+        }
+    }
+}

@@ -1,4 +1,5 @@
-// One request on one connection of a control socket: the record in a single write (the original server mis-adds partial reads), then the answer.
+// One request on one connection of a control socket: the record in a single write (the original server mis-adds partial reads), then the
+// answer.
 using System.Net.Sockets;
 
 namespace StorageAccess.Tap;
@@ -21,7 +22,8 @@ internal sealed class TapConnection : IDisposable
                 await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
                 return new TapConnection(socket);
             }
-            catch (SocketException e) when (e.SocketErrorCode is SocketError.WouldBlock or SocketError.TryAgain or SocketError.NoBufferSpaceAvailable)
+            catch (SocketException e) when (
+                e.SocketErrorCode is SocketError.WouldBlock or SocketError.TryAgain or SocketError.NoBufferSpaceAvailable)
             {
                 socket.Dispose(); // The server's backlog is full: it takes ten at a time.
                 await Task.Delay(20, cancellationToken);
@@ -54,7 +56,11 @@ internal sealed class TapConnection : IDisposable
     public async Task<byte[]> ReceiveBytesAsync(long count, CancellationToken cancellationToken)
     {
         if (count is < 0 or > TapControl.MaximumFollowingBytes)
-            throw new TapException(TapException.ProtocolError, $"the tapdisk wants to send {count} bytes; the limit is {TapControl.MaximumFollowingBytes}");
+        {
+            throw new TapException(
+                TapException.ProtocolError, $"the tapdisk wants to send {count} bytes; the limit is {TapControl.MaximumFollowingBytes}");
+        }
+
         byte[] bytes = new byte[count];
         for (int got = 0; got < bytes.Length;)
         {

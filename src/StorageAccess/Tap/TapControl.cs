@@ -1,5 +1,6 @@
 // tapdisk's control protocol, the client's side: what tap-ctl and the SR drivers do with a control folder (research: storage.md 6.1, 6.3).
-// The folder holds ctl<pid> (one socket per process), nbd*<pid>.<minor> (per open disk), and tapdisk/tapdisk-<minor> (one file per minor taken).
+// The folder holds ctl<pid> (one socket per process), nbd*<pid>.<minor> (per open disk), and tapdisk/tapdisk-<minor> (one file per minor
+// taken).
 using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
@@ -20,7 +21,10 @@ public sealed record TapImage(long LengthBytes, int SectorSizeBytes, bool IsRead
 /// <summary>What a tapdisk counts; <see cref="Json"/> is the field's object, whole (research: storage.md 6.2).</summary>
 public sealed record TapStats(string Json, bool MirrorFailed, long OutstandingRequests);
 
-/// <summary>All tapdisks of one control folder, ours and the original. Every exchange has a deadline; all failures are <see cref="TapException"/>.</summary>
+/// <summary>
+/// All tapdisks of one control folder, ours and the original. Every exchange has a deadline; all failures are <see
+/// cref="TapException"/>.
+/// </summary>
 public sealed class TapControl(string controlDirectory = TapControl.DefaultDirectory)
 {
     public const string DefaultDirectory = "/run/blktap-control";
@@ -146,7 +150,8 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
             OperationDeadline,
             cancellationToken);
 
-    /// <param name="force">Kills the process when it does not answer, as the field's <c>-f</c> does; what was not flushed may be lost.</param>
+    /// <param name="force">Kills the process when it does not answer, as the field's <c>-f</c> does; what was not flushed may be
+    /// lost.</param>
     public async Task CloseAsync(int processId, int minor, bool force, CancellationToken cancellationToken)
     {
         TapMessage request = new(force ? TapMessageType.ForceShutdown : TapMessageType.Close, minor);
@@ -172,7 +177,8 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         }
 
         HashSet<int?> attached = [.. entries.Select(static entry => entry.Minor)];
-        entries.AddRange(Minors().Where(minor => !attached.Contains(minor)).Select(minor => new TapEntry(null, minor, TapState.Running, null)));
+        IEnumerable<int> free = Minors().Where(minor => !attached.Contains(minor));
+        entries.AddRange(free.Select(static minor => new TapEntry(null, minor, TapState.Running, null)));
         return entries;
     }
 
@@ -208,7 +214,11 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         int processId, int minor, ReadOnlyMemory<byte> json, TimeSpan deadline, CancellationToken cancellationToken)
     {
         if (json.Length > MaximumFollowingBytes)
-            throw new TapException((int)Errno.EINVAL, $"a request of {json.Length} bytes is longer than {MaximumFollowingBytes}; nothing was sent");
+        {
+            throw new TapException(
+                (int)Errno.EINVAL, $"a request of {json.Length} bytes is longer than {MaximumFollowingBytes}; nothing was sent");
+        }
+
         return await ExchangeAsync(processId, deadline, async (connection, token) =>
         {
             TapMessage answer;
@@ -362,7 +372,8 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         if (!Directory.Exists(folder))
             return [];
         return Directory.EnumerateFileSystemEntries(folder, prefix + "*")
-            .Select(path => int.TryParse(Path.GetFileName(path.AsSpan())[prefix.Length..], NumberStyles.None, null, out int number) ? number : -1)
+            .Select(path => Path.GetFileName(path)[prefix.Length..])
+            .Select(static text => int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number) ? number : -1)
             .Where(static number => number >= 0)
             .Order()
             .ToList();
@@ -373,7 +384,10 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     {
         try
         {
-            return File.ReadAllText($"/proc/{processId}/comm").StartsWith("tapdisk", StringComparison.Ordinal);
+            // "pid (name) state …"; one that was killed and is not buried yet is in state Z.
+            string stat = File.ReadAllText($"/proc/{processId}/stat");
+            int nameEnd = stat.LastIndexOf(')');
+            return stat[..nameEnd].Contains("(tapdisk", StringComparison.Ordinal) && stat[nameEnd + 2] is not ('Z' or 'X');
         }
         catch (IOException)
         {

@@ -30,7 +30,9 @@ public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, T
 /// <summary>A disk's content digest: the root over SHA-256 digests of its blocks.</summary>
 public sealed record DiskDigest(string Root, long LengthBytes, int BlockBytes, int RehashedBlocks);
 
-/// <summary>The typed verbs of our tapdisk's extension. The original one answers ENOTSUP (<see cref="CapabilitiesAsync"/>: an empty list).</summary>
+/// <summary>
+/// The typed verbs of our tapdisk's extension. The original one answers ENOTSUP (<see cref="CapabilitiesAsync"/>: an empty list).
+/// </summary>
 public sealed class TapExtensions(TapControl control)
 {
     private static readonly TimeSpan ShortDeadline = TimeSpan.FromSeconds(10);
@@ -63,7 +65,10 @@ public sealed class TapExtensions(TapControl control)
         return answer.RootElement.GetProperty("port").GetInt32();
     }
 
-    /// <summary>Ends an export: when this returns, no request of it is in flight and none can come. Ending one that is not there is not an error.</summary>
+    /// <summary>
+    /// Ends an export: when this returns, no request of it is in flight and none can come. Ending one that is not there is not an
+    /// error.
+    /// </summary>
     public Task UnexportAsync(int processId, int minor, Secret name, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "unexport", new() { ["name"] = name.Reveal() }, ConnectDeadline, cancellationToken);
 
@@ -94,8 +99,8 @@ public sealed class TapExtensions(TapControl control)
     }
 
     /// <summary>
-    /// The switch-over, with the guest paused: drains, flushes both sides, requires that they hold the same, and lets go of the target. On an error
-    /// (EBUSY: not in sync) nothing changed.
+    /// The switch-over, with the guest paused: drains, flushes both sides, requires that they hold the same, and lets go of the target.
+    /// On an error (EBUSY: not in sync) nothing changed.
     /// </summary>
     public Task MirrorFinishAsync(int processId, int minor, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "mirror-finish", [], ConnectDeadline, cancellationToken);

@@ -73,7 +73,9 @@ public enum TapState
     ResumeFailed = 0x200,
 }
 
-/// <summary>One record of the wire: every property is a view of its bytes, so that what was received can be looked at under any layout.</summary>
+/// <summary>
+/// One record of the wire: every property is a view of its bytes, so that what was received can be looked at under any layout.
+/// </summary>
 public sealed class TapMessage
 {
     public const int SizeBytes = 544;
@@ -244,7 +246,11 @@ public sealed class TapMessage
     private void PutText(int offset, string text)
     {
         if (Encoding.UTF8.GetByteCount(text) > MaximumTextBytes || text.Contains('\0'))
-            throw new TapException(TapException.NameTooLong, $"'{text}' does not fit the {MaximumTextBytes} bytes of a control message; nothing was sent");
+        {
+            throw new TapException(
+                TapException.NameTooLong, $"'{text}' does not fit the {MaximumTextBytes} bytes of a control message; nothing was sent");
+        }
+
         Encoding.UTF8.GetBytes(text, bytes.AsSpan(offset));
     }
 }

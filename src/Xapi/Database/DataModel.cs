@@ -1,5 +1,5 @@
-// The data model as data: every class, field, relation and message of the XenAPI, from the embedded datamodel.tsv (columns: research/xapi.md,
-// head). Lines: OBJ class, F field, M message, REL owner reverse. ERR, WL, EMERG and NOTASK lines are documentation here.
+// The data model as data: every class, field, relation and message of the XenAPI, from the embedded datamodel.tsv (columns:
+// research/xapi.md, head). Lines: OBJ class, F field, M message, REL owner reverse. ERR, WL, EMERG and NOTASK lines are documentation here.
 using System.Collections.Frozen;
 using System.Reflection;
 using Platform;
@@ -54,7 +54,11 @@ public sealed class DataModel
             Relate(Field(owner), Field(reverse));
         return new DataModel(classes.Values);
 
-        FieldModel Field(string name) => classes[name[..name.IndexOf('.', StringComparison.Ordinal)]].Field(name[(name.IndexOf('.') + 1)..]);
+        FieldModel Field(string name)
+        {
+            string[] parts = name.Split('.');
+            return classes[parts[0]].Field(parts[1]);
+        }
     }
 
     private static void Relate(FieldModel owner, FieldModel reverse)

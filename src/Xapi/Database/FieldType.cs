@@ -1,5 +1,5 @@
-// The types of the data model and what each accepts from a wire (research: xapi.md 1.1, 1.5). A value that went through Accept is canonical:
-// integers are RpcInt, null references are OpaqueRef:NULL, times are yyyyMMddTHH:mm:ssZ, map keys are checked.
+// The types of the data model and what each accepts from a wire (research: xapi.md 1.1, 1.5). A value that went through Accept is
+// canonical: integers are RpcInt, null references are OpaqueRef:NULL, times are yyyyMMddTHH:mm:ssZ, map keys are checked.
 using System.Globalization;
 using System.Text;
 using StorageAccess.Wire;
@@ -13,7 +13,8 @@ public abstract record FieldType
 
     /// <summary>The value in its canonical form.</summary>
     /// <param name="field">Named in the error.</param>
-    /// <exception cref="XapiException">FIELD_TYPE_ERROR [field] for another type, INVALID_VALUE [field, value] for another value.</exception>
+    /// <exception cref="XapiException">FIELD_TYPE_ERROR [field] for another type, INVALID_VALUE [field, value] for another
+    /// value.</exception>
     public abstract RpcValue Accept(RpcValue value, string field);
 
     /// <summary>Reads the model's notation: <c>map(string-&gt;ref SR)</c>, <c>enum on_boot{reset|persist}</c>.</summary>

@@ -1,7 +1,8 @@
-// The pool database: rows of every class of the model, in memory for reading, each change durable in STATE/xapi.db before it is visible to others
-// (research: xapi.md 5.1). One lock around everything; a change costs one commit, a transaction of many costs one too. Sessions and tasks are rows
-// as well, but live in memory only. Every change takes the next generation number, which also grows across restarts: numbers are reserved in
-// blocks, a restart goes on behind the block. Changing a foreign key also counts as a change of the rows whose computed sets it alters.
+// The pool database: rows of every class of the model, in memory for reading, each change durable in STATE/xapi.db before it is visible to
+// others (research: xapi.md 5.1). One lock around everything; a change costs one commit, a transaction of many costs one too. Sessions and
+// tasks are rows as well, but live in memory only. Every change takes the next generation number, which also grows across restarts: numbers
+// are reserved in blocks, a restart goes on behind the block. Changing a foreign key also counts as a change of the rows whose computed
+// sets it alters.
 using Platform;
 using StorageAccess.Wire;
 
@@ -37,8 +38,8 @@ public sealed class PoolDatabase : IDisposable
     }
 
     /// <summary>
-    /// Raised after a change is durable, in the order of generations, once per change. Called under the database's lock: a handler may read,
-    /// must be quick and must not throw.
+    /// Raised after a change is durable, in the order of generations, once per change. Called under the database's lock: a handler may
+    /// read, must be quick and must not throw.
     /// </summary>
     public event Action<RowChange>? Changed;
 
@@ -54,7 +55,8 @@ public sealed class PoolDatabase : IDisposable
         }
     }
 
-    /// <exception cref="IOException">The file is damaged, of a newer version, or another daemon has it open; it was left as it is.</exception>
+    /// <exception cref="IOException">The file is damaged, of a newer version, or another daemon has it open; it was left as it
+    /// is.</exception>
     public static PoolDatabase Open(string path, DataModel model, Func<Guid> newGuid)
     {
         RowFile file = RowFile.Open(path);
@@ -75,7 +77,8 @@ public sealed class PoolDatabase : IDisposable
     }
 
     /// <summary>Makes a row. Fields that are not given get the model's default, or their type's empty value; uuid a new one.</summary>
-    /// <exception cref="XapiException">A value is not of its field's type, or DB_UNIQUENESS_CONSTRAINT_VIOLATION for a uuid in use.</exception>
+    /// <exception cref="XapiException">A value is not of its field's type, or DB_UNIQUENESS_CONSTRAINT_VIOLATION for a uuid in
+    /// use.</exception>
     public string Create(string className, params IEnumerable<(string Field, RpcValue Value)> fields) => Transaction(() =>
     {
         Table table = tables[className];
@@ -244,8 +247,8 @@ public sealed class PoolDatabase : IDisposable
         Select(className, expression, (row, table) => (row.Ref, RecordOf(table, row), row.Created, row.Modified));
 
     /// <summary>
-    /// Runs changes as one durable step: all of them are there after a crash, or none. An exception undoes them. Inside another transaction it
-    /// is part of that one. No await inside: the lock is held.
+    /// Runs changes as one durable step: all of them are there after a crash, or none. An exception undoes them. Inside another transaction
+    /// it is part of that one. No await inside: the lock is held.
     /// </summary>
     public T Transaction<T>(Func<T> body)
     {

@@ -1,5 +1,5 @@
-// STATE/xapi.db: the persistent rows. One table for all classes, a row's fields as one JSON object of canonical values, so that a model with more
-// or fewer fields reads an older file: unknown fields are dropped, missing ones get their default. Format version 1.
+// STATE/xapi.db: the persistent rows. One table for all classes, a row's fields as one JSON object of canonical values, so that a model
+// with more or fewer fields reads an older file: unknown fields are dropped, missing ones get their default. Format version 1.
 using System.Text;
 using System.Text.Json;
 using Platform;

@@ -1,6 +1,8 @@
 // The expression of get_all_where and get_all_records_where (research: xapi.md 1.5):
-//   expr  = term { "or" term }       term = factor { "and" factor }
-//   factor = "not" factor | "(" expr ")" | "true" | "false" | value "=" value       value = "field" text | text       text in ' or ", \ escapes
+//   expr   = term { "or" term }
+//   term   = factor { "and" factor }
+//   factor = "not" factor | "(" expr ")" | "true" | "false" | value "=" value
+//   value  = "field" text | text          text in ' or ", \ escapes
 // Values are the database's own texts. SM drivers run words together ("x"andfield "host"="y"), so no white space is needed anywhere.
 using System.Text;
 

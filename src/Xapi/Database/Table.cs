@@ -80,7 +80,8 @@ internal sealed class Table
 
     /// <summary>The references that a value of a foreign key holds: one, or a set.</summary>
     public static IEnumerable<string> Targets(RpcValue value) =>
-        (value is RpcArray set ? set.Items.Select(static v => v.AsString()).Distinct() : [value.AsString()]).Where(static r => !Ref.IsNull(r));
+        (value is RpcArray set ? set.Items.Select(static v => v.AsString()).Distinct() : [value.AsString()])
+            .Where(static r => !Ref.IsNull(r));
 
     private void Link(FieldModel key, Row row)
     {

@@ -25,6 +25,7 @@ public sealed partial class VmMigration(
     Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
 {
     private static readonly TimeSpan TokenLife = TimeSpan.FromHours(1);
+    private static readonly TimeSpan TokenLifeLimit = TimeSpan.FromDays(7);
     private static readonly TimeSpan StopLimit = TimeSpan.FromSeconds(10);
 
     private readonly CancellationTokenSource shutdown = new();
@@ -34,11 +35,11 @@ public sealed partial class VmMigration(
     {
         messages.Declare(
             "VM.migrate_receive", "(host:ref host, sr:ref SR, options:map(string->string)={})", "map(string->string)", isAsync: true,
-            (context, a) => Task.FromResult(Receive(a[0].AsString(), a[1].AsString())));
+            (context, a) => Task.FromResult(Receive(a[0].AsString(), a[1].AsString(), a[2].AsMap())));
         messages.Declare(
             "VM.migrate", "(vm:ref VM, dest:map(string->string), live:bool, options:map(string->string)={})", "ref VM", isAsync: true,
             (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[3].AsMap(), vdiMap: []));
-        messages.Add("host.migrate_receive", (context, a) => Receive(a[0].AsString(), ""));
+        messages.Add("host.migrate_receive", (context, a) => Receive(a[0].AsString(), "", a[2].AsMap()));
         messages.Add("VM.migrate_send", (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap()));
     }
 
@@ -64,15 +65,24 @@ public sealed partial class VmMigration(
         shutdown.Dispose();
     }
 
-    private RpcValue Receive(string host, string sr)
+    /// <summary>Options: <c>lifetime_seconds</c>, how long the token can be used to begin; a migration that began is not ended by it.</summary>
+    private RpcValue Receive(string host, string sr, Dictionary<string, string> options)
     {
         if (!database.Exists("host", host))
             throw new XapiException("HANDLE_INVALID", "host", host);
         if (sr.Length != 0 && !database.Exists("SR", sr))
             throw new XapiException("HANDLE_INVALID", "SR", sr);
+        TimeSpan life = TokenLife;
+        if (options.TryGetValue("lifetime_seconds", out string? seconds))
+        {
+            bool isGood = int.TryParse(seconds, NumberStyles.None, CultureInfo.InvariantCulture, out int value) && value > 0
+                && value <= TokenLifeLimit.TotalSeconds;
+            life = isGood ? TimeSpan.FromSeconds(value) : throw new XapiException("INVALID_VALUE", "options:lifetime_seconds", seconds);
+        }
+
         PoolIdentity here = identity();
         MigrationToken token = new(
-            Guid.NewGuid().ToString(), new PeerAddress(here.Url, here.Fingerprint, host), time.GetUtcNow() + TokenLife, Secret.Create());
+            Guid.NewGuid().ToString(), new PeerAddress(here.Url, here.Fingerprint, host), time.GetUtcNow() + life, Secret.Create());
         store.Issue(token.Migration, token.Secret, host, sr, token.ExpiresAt);
         return RpcValue.Map(token.ToMap(here.Address));
     }

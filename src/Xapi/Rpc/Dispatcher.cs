@@ -1,5 +1,6 @@
-// From a wire name and its raw parameters to an answer (research: xapi.md 1.5): find the message, count and type the arguments, check the session,
-// make the task, run the handler. Every refusal is an XapiException with the field's exact code and parameters, because clients probe with them.
+// From a wire name and its raw parameters to an answer (research: xapi.md 1.5): find the message, count and type the arguments, check the
+// session, make the task, run the handler. Every refusal is an XapiException with the field's exact code and parameters, because clients
+// probe with them.
 using Microsoft.Extensions.Logging;
 using Platform;
 using StorageAccess;
@@ -74,7 +75,8 @@ public sealed class Dispatcher(
         }
     }
 
-    private static string SessionOf(RpcValue value) => value is RpcString text ? text.Value : throw new XapiException("SESSION_INVALID", "");
+    private static string SessionOf(RpcValue value) =>
+        value is RpcString text ? text.Value : throw new XapiException("SESSION_INVALID", "");
 
     /// <summary>Both numbers leave out the session; a message with any default ignores what comes beyond its parameters.</summary>
     private static void CheckCount(MessageModel message, int received)

@@ -1,5 +1,5 @@
-// The messages that the model makes for every class: getters and setters of fields, get_all and its relatives, and constructors and destructors
-// of classes that are nothing but a row (research: xapi.md 1.5).
+// The messages that the model makes for every class: getters and setters of fields, get_all and its relatives, and constructors and
+// destructors of classes that are nothing but a row (research: xapi.md 1.5).
 using StorageAccess.Wire;
 using Xapi.Database;
 
@@ -29,8 +29,8 @@ public static class GenericMessages
     }
 
     /// <summary>
-    /// set_F, add_to_F, remove_from_F, add_F, remove_F and get_F by name; null when the class has no such field. Also for custom messages whose
-    /// whole effect is the row.
+    /// set_F, add_to_F, remove_from_F, add_F, remove_F and get_F by name; null when the class has no such field. Also for custom messages
+    /// whose whole effect is the row.
     /// </summary>
     public static Func<CallContext, IReadOnlyList<RpcValue>, RpcValue>? ForField(ClassModel c, string message)
     {
@@ -74,7 +74,7 @@ public static class GenericMessages
             if (record.Find(field.Name) is { } value)
                 yield return (field.Name, value);
             else if (field.Default is null)
-                throw new XapiException("INTERNAL_ERROR", $"the record for {c.Name}.create has no field \"{field.Name}\", which has no default");
+                throw new XapiException("INTERNAL_ERROR", $"the record for {c.Name}.create lacks \"{field.Name}\", which has no default");
         }
     }
 

@@ -1,5 +1,5 @@
-// Every message the server knows: the model's, and our own (VM.migrate_receive), each with its handler or none. A name is found without regard to
-// the case of its class (the field's own documents write Host.get_by_name_label) and with "_" for its dot.
+// Every message the server knows: the model's, and our own (VM.migrate_receive), each with its handler or none. A name is found without
+// regard to the case of its class (the field's own documents write Host.get_by_name_label) and with "_" for its dot.
 using Platform;
 using Xapi.Database;
 
@@ -30,7 +30,8 @@ public sealed class MessageTable
         Add(name, (context, arguments) => Task.FromResult(handler(context, arguments)));
 
     /// <summary>A message that the model does not have.</summary>
-    /// <param name="parameters">In the model's notation, without the session: <c>(host:ref host, options:map(string-&gt;string)={})</c>.</param>
+    /// <param name="parameters">In the model's notation, without the session: <c>(host:ref host,
+    /// options:map(string-&gt;string)={})</c>.</param>
     /// <param name="result">A type in the same notation.</param>
     public void Declare(string name, string parameters, string result, bool isAsync, MessageHandler handler)
     {

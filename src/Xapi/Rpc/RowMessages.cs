@@ -1,5 +1,5 @@
-// Messages of the model that are marked as hand-written although their whole effect is the row. The privileged ones belong to SM drivers: only the
-// session that was made for an SR may call them, on that SR's objects (research: storage.md 3.3, 4.1).
+// Messages of the model that are marked as hand-written although their whole effect is the row. The privileged ones belong to SM drivers:
+// only the session that was made for an SR may call them, on that SR's objects (research: storage.md 3.3, 4.1).
 using StorageAccess.Wire;
 using Xapi.Database;
 
@@ -24,8 +24,9 @@ public static class RowMessages
     private static readonly string[] Privileged =
     [
         "SR.set_virtual_allocation", "SR.set_physical_size", "SR.set_physical_utilisation",
-        "VDI.set_sharable", "VDI.set_managed", "VDI.set_read_only", "VDI.set_missing", "VDI.set_virtual_size", "VDI.set_physical_utilisation",
-        "VDI.set_is_a_snapshot", "VDI.set_snapshot_of", "VDI.set_snapshot_time", "VDI.set_metadata_of_pool", "VDI.set_cbt_enabled",
+        "VDI.set_sharable", "VDI.set_managed", "VDI.set_read_only", "VDI.set_missing", "VDI.set_virtual_size",
+        "VDI.set_physical_utilisation", "VDI.set_is_a_snapshot", "VDI.set_snapshot_of", "VDI.set_snapshot_time",
+        "VDI.set_metadata_of_pool", "VDI.set_cbt_enabled",
         "PBD.set_device_config",
     ];
 

@@ -1,5 +1,5 @@
-// XML-RPC over HTTP exactly as the field's clients expect it (research: xapi.md 1.1): HTTP 200 and a Status member for every answer of the API,
-// HTTP 500 and a short page only for a body that is no XML-RPC call.
+// XML-RPC over HTTP exactly as the field's clients expect it (research: xapi.md 1.1): HTTP 200 and a Status member for every answer of the
+// API, HTTP 500 and a short page only for a body that is no XML-RPC call.
 using System.Buffers;
 using System.Text;
 using Microsoft.AspNetCore.Http;
@@ -80,7 +80,9 @@ public sealed class RpcEndpoint(Dispatcher dispatcher, MessageTable messages)
     }
 
     private static CallOrigin OriginOf(HttpContext http) => new(
-        http.Features.Get<LocalPeer>() is not null, http.Request.Headers["originator"].ToString(), http.Request.Headers["subtask-of"].ToString());
+        http.Features.Get<LocalPeer>() is not null,
+        http.Request.Headers["originator"].ToString(),
+        http.Request.Headers["subtask-of"].ToString());
 
     /// <summary>Null when the bodies of all requests together are too large. The limit of a single one is Kestrel's to enforce.</summary>
     private async Task<byte[]?> ReadBodyAsync(HttpContext http)

@@ -1,5 +1,5 @@
-// The daemon's own certificate, STATE/xapi-ssl.pem: certificate and key (ECDSA P-256, 10 years), made at the first start, readable by its owner only.
-// Peers do not check who signed it: they pin its fingerprint (decision D5).
+// The daemon's own certificate, STATE/xapi-ssl.pem: certificate and key (ECDSA P-256, 10 years), made at the first start, readable by its
+// owner only. Peers do not check who signed it: they pin its fingerprint (decision D5).
 using System.Net;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
@@ -19,7 +19,7 @@ public static class ServerCertificate
         }
         catch (CryptographicException e)
         {
-            throw new IOException($"{path} is not a certificate with its key ({e.Message}); it was left as it is. Remove it to get a new one.", e);
+            throw new IOException($"{path} is no certificate with key ({e.Message}); it was left as it is. Remove it for a new one.", e);
         }
     }
 

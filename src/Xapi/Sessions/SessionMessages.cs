@@ -3,7 +3,9 @@ using Xapi.Rpc;
 
 namespace Xapi.Sessions;
 
-/// <summary>session.login_with_password and logout (research: xapi.md 2). Logins have two to four parameters; the version is not looked at.</summary>
+/// <summary>
+/// session.login_with_password and logout (research: xapi.md 2). Logins have two to four parameters; the version is not looked at.
+/// </summary>
 public static class SessionMessages
 {
     public static void AddTo(MessageTable messages, SessionTable sessions)

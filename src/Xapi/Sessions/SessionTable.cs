@@ -1,5 +1,5 @@
-// Who is logged in (research: xapi.md 2). A session is a row of class session, in memory only, and ends by logout, after 24 hours without a call, or
-// as the longest idle one when its kind has reached its limit.
+// Who is logged in (research: xapi.md 2). A session is a row of class session, in memory only, and ends by logout, after 24 hours without a
+// call, or as the longest idle one when its kind has reached its limit.
 using Platform;
 using StorageAccess.Wire;
 using Xapi.Database;
@@ -135,7 +135,8 @@ public sealed class SessionTable : IDisposable
         lock (gate)
         {
             MakeRoom(surplus, PoolLimit, s => isPool && s.IsPool);
-            MakeRoom(surplus, originator.Length == 0 ? AnonymousLimit : OriginatorLimit, s => !isPool && !s.IsPool && s.Originator == originator);
+            int originatorLimit = originator.Length == 0 ? AnonymousLimit : OriginatorLimit;
+            MakeRoom(surplus, originatorLimit, s => !isPool && !s.IsPool && s.Originator == originator);
             MakeRoom(surplus, UserLimit, s => !isPool && !s.IsPool && s.UserName == user);
             DateTimeOffset now = time.GetUtcNow();
             string reference = database.Create("session", Fields(user, originator, isPool, storageSr, DateTimeType.Of(now)));

@@ -1,6 +1,6 @@
-// Tasks (research: xapi.md 4): the rows that clients watch, and the work behind them. Work belongs to the daemon, not to the session that asked for
-// it. Rows are in memory only. Bounds: 200 rows; a completed one stays 65 minutes, or until its place is needed; a pending one that nobody runs
-// and nobody touches stays 24 hours.
+// Tasks (research: xapi.md 4): the rows that clients watch, and the work behind them. Work belongs to the daemon, not to the session that
+// asked for it. Rows are in memory only. Bounds: 200 rows; a completed one stays 65 minutes, or until its place is needed; a pending one
+// that nobody runs and nobody touches stays 24 hours.
 using StorageAccess.Wire;
 using Xapi.Database;
 using Xapi.Sessions;

@@ -1,8 +1,8 @@
-// What the simulated guest writes: content that says by itself what it is, so that a lost, torn, repeated or misplaced write is seen by reading.
-// Disk block, 4096 bytes, little-endian: 0 magic "SIMBLK01", 8 VM id (16), 24 sequence u64, 32 block index u64, 40 disk u32, 44 CRC32C of the payload
-// u32, 48 payload (4048) from seed and sequence. Memory page: 0 write number u64, 8 page number u64, 16 filling from seed and number.
+// What the simulated guest writes: content that says by itself what it is, so that a lost, torn, repeated or misplaced write is seen by
+// reading. Disk block, 4096 bytes, little-endian: 0 magic "SIMBLK01", 8 VM id (16), 24 sequence u64, 32 block index u64, 40 disk u32,
+// 44 CRC32C of the payload u32, 48 payload (4048) from seed and sequence. Memory page: 0 write number u64, 8 page number u64, 16
+// filling from seed and number.
 using System.Buffers.Binary;
-using System.Numerics;
 using System.Runtime.InteropServices;
 
 namespace Xenops.Simulator;

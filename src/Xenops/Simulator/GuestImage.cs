@@ -1,7 +1,7 @@
-// Where the simulated guest's whole state lives: inside its own memory pages, so that only what a memory stream carried exists on the other side.
-// Page 0: words of State, and at byte 2048 the reason of a panic (u16 length, UTF-8). Then the table of disk slots, 32 bytes each: byte offset i64,
-// disk i32 with flags in the upper half, sequence last acknowledged i64, CRC32C of the original i64. Then one page per slot with its original block.
-// All other pages are the heap that the memory workload writes.
+// Where the simulated guest's whole state lives: inside its own memory pages, so that only what a memory stream carried exists on the
+// other side. Page 0: words of State, and at byte 2048 the reason of a panic (u16 length, UTF-8). Then the table of disk slots, 32
+// bytes each: byte offset i64, disk i32 with flags in the upper half, sequence last acknowledged i64, CRC32C of the original i64. Then
+// one page per slot with its original block. All other pages are the heap that the memory workload writes.
 using System.Buffers.Binary;
 using System.Text;
 
@@ -161,9 +161,14 @@ internal sealed class GuestImage
         GuestImage image = new(memory);
         Require(image[State.Magic] == MagicWord, "the memory holds no simulated guest");
         Require(image.VmId == vm, $"the memory is that of VM {image.VmId}, not of {vm}");
-        Require(image[State.DiskCount] == diskLengthsBytes.Count, $"the guest knows {image[State.DiskCount]} disks, not {diskLengthsBytes.Count}");
-        Require(image[State.SlotCount] >= 0 && image[State.SlotCount] <= memory.PageCount / 4, "the guest's table of slots is larger than its memory");
-        Require(image[State.DirtyPagesPerSecond] is >= 0 and <= SimulatorSettings.RateLimit, "the guest's rate of dirty pages is out of range");
+        Require(
+            image[State.DiskCount] == diskLengthsBytes.Count,
+            $"the guest knows {image[State.DiskCount]} disks, not {diskLengthsBytes.Count}");
+        Require(
+            image[State.SlotCount] >= 0 && image[State.SlotCount] <= memory.PageCount / 4,
+            "the guest's table of slots is larger than its memory");
+        Require(
+            image[State.DirtyPagesPerSecond] is >= 0 and <= SimulatorSettings.RateLimit, "the guest's rate of dirty pages is out of range");
         Require(image[State.WritesPerSecond] is >= 0 and <= SimulatorSettings.RateLimit, "the guest's rate of writes is out of range");
         for (int slot = 0; slot < image.SlotCount; slot++)
         {
@@ -196,7 +201,9 @@ internal sealed class GuestImage
         Memory.Write(FirstHeapPage + heapPage, content);
     }
 
-    /// <summary>Slots in 16 areas spread over each disk, the same for the same seed; fewer when the disks or the memory are small.</summary>
+    /// <summary>
+    /// Slots in 16 areas spread over each disk, the same for the same seed; fewer when the disks or the memory are small.
+    /// </summary>
     private static List<(int Disk, long Offset)> PlaceSlots(SimulatorSettings settings, int slotLimit, IReadOnlyList<long> diskLengthsBytes)
     {
         List<(int, long)> slots = [];
@@ -230,5 +237,6 @@ internal sealed class GuestImage
 
     private long Read(int slot, int word) => Memory.ReadWord(1 + slot / SlotsPerPage, slot % SlotsPerPage * SlotWords + word);
 
-    private void Write(int slot, int word, long value) => Memory.WriteWord(1 + slot / SlotsPerPage, slot % SlotsPerPage * SlotWords + word, value);
+    private void Write(int slot, int word, long value) =>
+        Memory.WriteWord(1 + slot / SlotsPerPage, slot % SlotsPerPage * SlotWords + word, value);
 }

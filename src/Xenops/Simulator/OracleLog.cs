@@ -1,8 +1,9 @@
-// The witness outside the guest: STATE/oracle/<vm id>.log, append-only text, one line per event, written with one write(2) so that it survives the
-// death of this process. "I <sequence> <byte offset> <sha256 of the 4 KiB> <device>" before a write is issued, "A <sequence>" after it was acknowledged,
-// "F <sequence>" after everything acknowledged up to there was flushed, "E <sequence> <errno> <text>" for a failed one, "B <seed>" when a guest boots
-// (sequences start again at 1), "S <slots>" when a clean shutdown has put the original blocks back. A crash can only lose an acknowledgement, never
-// invent one. It grows by some 90 bytes per guest write: 160 MB an hour at the default rate; whoever keeps a guest for long removes it.
+// The witness outside the guest: STATE/oracle/<vm id>.log, append-only text, one line per event, written with one write(2) so that it
+// survives the death of this process. "I <sequence> <byte offset> <sha256 of the 4 KiB> <device>" before a write is issued, "A
+// <sequence>" after it was acknowledged, "F <sequence>" after everything acknowledged up to there was flushed, "E <sequence> <errno>
+// <text>" for a failed one, "B <seed>" when a guest boots (sequences start again at 1), "S <slots>" when a clean shutdown has put the
+// original blocks back. A crash can only lose an acknowledgement, never invent one. It grows by some 90 bytes per guest write: 160 MB
+// an hour at the default rate; whoever keeps a guest for long removes it.
 using System.Security.Cryptography;
 using System.Text;
 using Microsoft.Win32.SafeHandles;

@@ -1,7 +1,8 @@
-// A guest without a hypervisor: one vCPU writes memory pages, the other writes numbered, checksummed blocks to disk, eight in flight, flushes every 128th
-// and reads back every 8th. What it does is a function of its seed and of counters in its memory; only the timing is not. A wrong read, or a page of
-// its heap that is not what it wrote, is a panic. It borrows blocks: the original is kept in memory before a block is first written, and put back by a
-// clean shutdown, so that a disk comes back as it was, also when the guest has moved in between (which its memory must then have survived intact).
+// A guest without a hypervisor: one vCPU writes memory pages, the other writes numbered, checksummed blocks to disk, eight in flight,
+// flushes every 128th and reads back every 8th. What it does is a function of its seed and of counters in its memory; only the timing
+// is not. A wrong read, or a page of its heap that is not what it wrote, is a panic. It borrows blocks: the original is kept in memory
+// before a block is first written, and put back by a clean shutdown, so that a disk comes back as it was, also when the guest has moved
+// in between (which its memory must then have survived intact).
 using Platform;
 
 namespace Xenops.Simulator;
@@ -118,7 +119,8 @@ internal sealed class SimulatedGuest : IGuest
     private async Task RunAsync(Task before, TaskCompletionSource firstStep, CancellationToken pausing)
     {
         await before; // A guest that did not drain in time runs on; nothing runs twice.
-        await Task.WhenAll(RunToPanicAsync(token => WriteMemoryAsync(firstStep, token), pausing), RunToPanicAsync(WriteDisksAsync, pausing));
+        await Task.WhenAll(RunToPanicAsync(token =>
+            WriteMemoryAsync(firstStep, token), pausing), RunToPanicAsync(WriteDisksAsync, pausing));
         firstStep.TrySetResult();
     }
 
@@ -270,7 +272,8 @@ internal sealed class SimulatedGuest : IGuest
         byte[] expected = new byte[GuestBlock.SizeBytes];
         GuestBlock.Write(expected, image.VmId, image.Seed, sequence, (ulong)offset / GuestBlock.SizeBytes, image.DiskOf(slot));
         if (!found.AsSpan().SequenceEqual(expected))
-            throw new GuestPanicException($"disk {disk.Vbd.Device} at byte {offset}: not the block of write {sequence}, which was acknowledged");
+            throw new GuestPanicException(
+                $"disk {disk.Vbd.Device} at byte {offset}: not the block of write {sequence}, which was acknowledged");
         image.Add(State.ReadsVerified);
     }
 
@@ -308,7 +311,9 @@ internal sealed class SimulatedGuest : IGuest
         oracle.Failed(sequence, failure.Errno, failure.Message);
     }
 
-    /// <summary>How many events of a rate are due by now; a guest that was held up forgets what it did not do after a quarter of a second.</summary>
+    /// <summary>
+    /// How many events of a rate are due by now; a guest that was held up forgets what it did not do after a quarter of a second.
+    /// </summary>
     private sealed class Pacer(long perSecond, TimeProvider time)
     {
         private readonly long limit = perSecond / 4 + 1;

@@ -1,5 +1,6 @@
-// The backend that needs no hypervisor. Device state (not in memory pages): {"disks":[{"device":"xvda","length_bytes":n}]}, the disks that the guest
-// writes, in the order of the VM's record; the other side must offer the same.
+// The backend that needs no hypervisor. Device state (not in memory pages): {"disks":[{"device":"xvda","length_bytes":n}]}, the disks
+// that the guest writes, in the order of the VM's record; the other side must offer the same.
+using System.Text;
 using System.Text.Json;
 
 namespace Xenops.Simulator;
@@ -24,7 +25,8 @@ public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : I
         if (!deviceState.Span.SequenceEqual(offered))
         {
             throw XenopsException.Internal(
-                $"the guest was sent with the disks {System.Text.Encoding.UTF8.GetString(deviceState.Span)}, here are {System.Text.Encoding.UTF8.GetString(offered)}");
+                $"the guest was sent with the disks {Encoding.UTF8.GetString(deviceState.Span)}, " +
+                $"here are {Encoding.UTF8.GetString(offered)}");
         }
 
         GuestImage image = GuestImage.Open(memory, Guid.Parse(vm.Id), LengthsOf(written));
@@ -39,7 +41,8 @@ public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : I
         foreach (GuestDisk disk in disks)
         {
             if (GuestBlock.SizeBytes % disk.Device.BlockSizeBytes != 0)
-                throw XenopsException.Internal($"the disk {disk.Vbd.Device} has blocks of {disk.Device.BlockSizeBytes} bytes; the guest writes 4096");
+                throw XenopsException.Internal(
+                    $"the disk {disk.Vbd.Device} has blocks of {disk.Device.BlockSizeBytes} bytes; the guest writes 4096");
             if (disk.Vbd.Access == StorageAccess.VdiAccess.ReadWrite && disk.Device.IsReadOnly)
                 throw XenopsException.Internal($"the disk {disk.Vbd.Device} is served read-only, but the VBD says RW");
         }

@@ -1,5 +1,5 @@
-// The memory stream's framing (docs/formats/memory-stream.md), the same in both directions. A frame is u32 payload length, u32 CRC32C over everything
-// else, u64 number counted from 0 per direction, u8 type, payload; big-endian. Every wait on the peer has a deadline.
+// The memory stream's framing (docs/formats/memory-stream.md), the same in both directions. A frame is u32 payload length, u32 CRC32C
+// over everything else, u64 number counted from 0 per direction, u8 type, payload; big-endian. Every wait on the peer has a deadline.
 using System.Buffers.Binary;
 using Platform;
 
@@ -91,6 +91,27 @@ internal sealed class FrameStream(Stream stream, TimeProvider time, TimeSpan sil
             throw new MemoryStreamException("there are bytes after the end record");
     }
 
+    /// <summary>
+    /// Reads and drops what the peer still sends, until it closes or the limit passes. Closing a socket with unread bytes resets the connection,
+    /// and a reset can overtake the last frame that was written.
+    /// </summary>
+    public async Task DrainAsync(TimeSpan limit, CancellationToken cancellationToken)
+    {
+        using CancellationTokenSource deadline = new(limit, time);
+        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(deadline.Token, cancellationToken);
+        byte[] dropped = new byte[64 * 1024];
+        try
+        {
+            while (await stream.ReadAsync(dropped, either.Token) > 0)
+            {
+            }
+        }
+        catch (Exception e) when (e is IOException or OperationCanceledException)
+        {
+            // It went, or we do: there is nobody left to hear the reason.
+        }
+    }
+
     public ValueTask DisposeAsync() => stream.DisposeAsync();
 
     private static uint Crc(byte[] header, ReadOnlySpan<byte> payload)
@@ -104,7 +125,8 @@ internal sealed class FrameStream(Stream stream, TimeProvider time, TimeSpan sil
     private async Task FillAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
         int read = await WithinLimitAsync(
-            "send", async token => await stream.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, token), cancellationToken);
+            "send", async token =>
+                await stream.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, token), cancellationToken);
         if (read < buffer.Length)
             throw new MemoryStreamException($"the stream ends inside frame {framesRead}, before its end record");
     }

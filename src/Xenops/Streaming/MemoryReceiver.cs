@@ -1,5 +1,6 @@
-// The receiving end of a memory stream. Nothing is believed because it was sent: order, bounds, counts, that every page came at least once, and at
-// the end the digest of what is in memory here against the digest of what the sender says it had. Any violation refuses the whole load.
+// The receiving end of a memory stream. Nothing is believed because it was sent: order, bounds, counts, that every page came at least
+// once, and at the end the digest of what is in memory here against the digest of what the sender says it had. Any violation refuses
+// the whole load.
 using System.Buffers.Binary;
 using System.Text;
 using System.Text.Json;
@@ -80,7 +81,9 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
                     break;
                 case FrameType.RoundEnd:
                     (int number, int count) = Numbers(frame.Payload.Span);
-                    Require(frame.Payload.Length == 8 && number == round && count == pagesOfRound, $"round {round} does not end as it was sent");
+                    Require(
+                        frame.Payload.Length == 8 && number == round && count == pagesOfRound,
+                        $"round {round} does not end as it was sent");
                     pagesReceived += pagesOfRound;
                     pagesOfRound = 0;
                     round++;
@@ -88,7 +91,8 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
                     break;
                 case FrameType.DeviceState:
                     Require(pagesOfRound == 0, "the device state comes inside a round");
-                    Require(frame.Payload.Length <= DeviceStateLimitBytes, $"the device state is larger than {DeviceStateLimitBytes} bytes");
+                    Require(
+                        frame.Payload.Length <= DeviceStateLimitBytes, $"the device state is larger than {DeviceStateLimitBytes} bytes");
                     return frame.Payload.ToArray();
                 default:
                     throw new MemoryStreamException($"a frame of type {frame.Type} does not belong into a round");
@@ -117,7 +121,8 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
         {
             (int first, int length) = Numbers(payload[(8 + i * 8)..]);
             Require(
-                first >= 0 && length > 0 && length <= memory.PageCount - first, $"the pages {first}+{length} are outside a memory of {memory.PageCount}");
+                first >= 0 && length > 0 && length <= memory.PageCount - first,
+                $"the pages {first}+{length} are outside a memory of {memory.PageCount}");
             for (int page = first; page < first + length; page++)
             {
                 if (received[page])
@@ -167,12 +172,16 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
             throw new MemoryStreamException(otherwise);
     }
 
+    /// <summary>How long a sender has to read why it was refused.</summary>
+    private static readonly TimeSpan TellLimit = TimeSpan.FromSeconds(2);
+
     private async Task TryTellAsync(string reason, CancellationToken cancellationToken)
     {
         byte[] text = Encoding.UTF8.GetBytes(reason);
         try
         {
             await frames.WriteAsync(FrameType.Refused, text.AsMemory(0, Math.Min(text.Length, 1024)), cancellationToken);
+            await frames.DrainAsync(TellLimit, cancellationToken);
         }
         catch (Exception e) when (e is MemoryStreamException or OperationCanceledException)
         {

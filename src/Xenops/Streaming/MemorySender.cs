@@ -1,5 +1,5 @@
-// The sending end of a memory stream: the VM's record, rounds of pages, device state, end. The receiver answers every round, so that what counts as
-// sent has arrived, and the speed measured is the connection's and not that of the kernel's buffers.
+// The sending end of a memory stream: the VM's record, rounds of pages, device state, end. The receiver answers every round, so that
+// what counts as sent has arrived, and the speed measured is the connection's and not that of the kernel's buffers.
 using System.Buffers.Binary;
 using System.Text.Json;
 using Platform;
@@ -138,7 +138,9 @@ internal sealed class MemorySender(FrameStream frames, GuestMemory memory, TimeP
         await frames.WriteAsync(FrameType.ZeroPages, payload, cancellationToken);
     }
 
-    /// <summary>A receiver that refuses says why before it closes; that is a better error than the broken pipe which we see first.</summary>
+    /// <summary>
+    /// A receiver that refuses says why before it closes; that is a better error than the broken pipe which we see first.
+    /// </summary>
     private async Task WithReasonAsync(Func<Task> exchange, CancellationToken cancellationToken)
     {
         try

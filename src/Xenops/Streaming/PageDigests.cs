@@ -1,5 +1,5 @@
-// The digest of a memory image: SHA-256 over the SHA-256 of every page, in page order. A tree of one level, so that all pages but the last few are
-// hashed while the guest still runs; the root over them costs half a millisecond for 64 MiB.
+// The digest of a memory image: SHA-256 over the SHA-256 of every page, in page order. A tree of one level, so that all pages but the
+// last few are hashed while the guest still runs; the root over them costs half a millisecond for 64 MiB.
 using System.Security.Cryptography;
 
 namespace Xenops.Streaming;

@@ -1,5 +1,6 @@
-// The first bytes of a connection, before any frame: magic "XMEMSTRM" (8), u16 version, u16 length of the migration's id, u16 length of the secret,
-// id, secret (both ASCII), u32 CRC32C of all before it; big-endian. Fixed bounds, so that a stranger cannot make us hold memory.
+// The first bytes of a connection, before any frame: magic "XMEMSTRM" (8), u16 version, u16 length of the migration's id, u16 length of
+// the secret, id, secret (both ASCII), u32 CRC32C of all before it; big-endian. Fixed bounds, so that a stranger cannot make us hold
+// memory.
 using System.Buffers.Binary;
 using System.Text;
 using Platform;

@@ -1,5 +1,5 @@
-// TLS under the memory stream. The client believes exactly one certificate, by its SHA-256 fingerprint, which came through the control connection; no
-// name, no authority, no date is looked at. The server believes whoever knows the incoming domain's secret.
+// TLS under the memory stream. The client believes exactly one certificate, by its SHA-256 fingerprint, which came through the control
+// connection; no name, no authority, no date is looked at. The server believes whoever knows the incoming domain's secret.
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Authentication;
@@ -69,7 +69,8 @@ public static class StreamTls
             {
                 OperationCanceledException when cancellationToken.IsCancellationRequested => e,
                 OperationCanceledException => Unreachable(host, port, $"no TLS connection within {ConnectDeadline.TotalSeconds:0} s"),
-                AuthenticationException => Unreachable(host, port, $"its certificate does not have the fingerprint {fingerprint}: {e.Message}"),
+                AuthenticationException =>
+                    Unreachable(host, port, $"its certificate does not have the fingerprint {fingerprint}: {e.Message}"),
                 SocketException or IOException => Unreachable(host, port, e.Message),
                 _ => e,
             };

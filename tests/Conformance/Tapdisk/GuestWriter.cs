@@ -4,7 +4,9 @@ using Platform;
 
 namespace Conformance.TapdiskTests;
 
-/// <summary>A guest: writes random blocks one after the other until told to stop, remembers what it wrote, and how long the longest write took.</summary>
+/// <summary>
+/// A guest: writes random blocks one after the other until told to stop, remembers what it wrote, and how long the longest write took.
+/// </summary>
 internal sealed class GuestWriter : IAsyncDisposable
 {
     private readonly NbdClient disk;

@@ -93,8 +93,15 @@ public sealed class TapdiskProcessTests
 
     private static async Task EndedAsync(int processId)
     {
-        for (int i = 0; i < 1000 && File.Exists($"/proc/{processId}/cmdline") && File.ReadAllText($"/proc/{processId}/cmdline").Length > 0; i++)
+        for (int i = 0; i < 1000 && IsRunning(processId); i++)
             await Task.Delay(10);
-        Assert.False(File.Exists($"/proc/{processId}/cmdline") && File.ReadAllText($"/proc/{processId}/cmdline").Length > 0, "it did not end");
+        Assert.False(IsRunning(processId), "it did not end");
+    }
+
+    // An ended process that nobody has waited for has no command line.
+    private static bool IsRunning(int processId)
+    {
+        string path = $"/proc/{processId}/cmdline";
+        return File.Exists(path) && File.ReadAllText(path).Length > 0;
     }
 }

@@ -89,7 +89,8 @@ internal sealed class TapdiskWorld : IAsyncDisposable
     {
         foreach (int processId in processes)
         {
-            if (File.Exists($"/proc/{processId}/comm") && File.ReadAllText($"/proc/{processId}/comm").StartsWith("tapdisk", StringComparison.Ordinal))
+            string name = $"/proc/{processId}/comm";
+            if (File.Exists(name) && File.ReadAllText(name).StartsWith("tapdisk", StringComparison.Ordinal))
                 Posix.TryKill(processId, 9);
         }
 

@@ -80,17 +80,28 @@ public sealed class QemuImgTests : IDisposable
     }
 
     [SkippableFact]
-    public async Task An_image_written_by_qemu_io_reads_the_same_here()
+    public async Task An_image_made_and_written_by_qemu_reads_the_same_here_and_can_be_written()
     {
-        Skip.IfNot(Tool.Exists("qemu-io"), Tool.Missing("qemu-io"));
-        string path = directory.File("ours.vhd");
-        VhdImage.CreateDynamic(path, 10 << 20);
-        ChildResult result = await Tool.RunAsync("qemu-io", "-f", "vpc", "-c", "write -P 0x5a 1M 64k", "-c", "write -P 0xa5 9M 1M", path);
-        Assert.True(result.ExitCode == 0, result.StandardError);
+        Skip.IfNot(Tool.Exists("qemu-img") && Tool.Exists("qemu-io"), Tool.Missing("qemu-img"));
+        string path = directory.File("theirs.vhd");
+        await RunAsync("qemu-img", "create", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", path, "10M");
+        await RunAsync("qemu-io", "-f", "vpc", "-c", "write -P 0x5a 1M 64k", "-c", "write -P 0xa5 9M 1M", path);
         byte[] expected = new byte[10 << 20];
         expected.AsSpan(1 << 20, 64 << 10).Fill(0x5a);
         expected.AsSpan(9 << 20, 1 << 20).Fill(0xa5);
         Assert.Equal(expected, await ReadAsync(path));
+        byte[] data = new byte[3 << 20];
+        new Random(1).NextBytes(data);
+        await using (VhdChain chain = VhdChain.Open(path, new VhdOpenOptions()))
+            await chain.WriteAsync(3 << 20, data, WriteFlags.None, CancellationToken.None);
+        data.CopyTo(expected, 3 << 20);
+        await AgreesAsync(path, 10 << 20, expected);
+    }
+
+    private static async Task RunAsync(string tool, params string[] arguments)
+    {
+        ChildResult result = await Tool.RunAsync(tool, arguments);
+        Assert.True(result.ExitCode == 0, result.StandardError + result.StandardOutput);
     }
 
     private static async Task<byte[]> WriteSomeAsync(string path, Random random)

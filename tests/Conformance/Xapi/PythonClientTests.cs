@@ -118,7 +118,10 @@ public sealed class PythonClientTests : IAsyncLifetime
         File.SetUnixFileMode(folder.File("password"), UnixFileMode.UserRead);
         File.WriteAllText(
             folder.File("config"),
-            """{"state_directory":"state","runtime_directory":"run","pool_name":"A","host_name":"hostA","http":"127.0.0.1:0","root_password_file":"password"}""");
+            """
+            {"state_directory":"state","runtime_directory":"run","pool_name":"A","host_name":"hostA","http":"127.0.0.1:0",
+             "root_password_file":"password"}
+            """);
         daemon = await Daemon.StartAsync(
             XapiOptions.Read(folder.File("config")), NullLoggerFactory.Instance, TimeProvider.System, CancellationToken.None);
         daemon.Messages.Add("SR.probe", async (context, a) =>

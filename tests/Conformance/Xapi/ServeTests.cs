@@ -23,7 +23,8 @@ public sealed class ServeTests : IDisposable
         File.WriteAllText(folder.File("password"), "pw");
         File.SetUnixFileMode(folder.File("password"), UnixFileMode.UserRead);
         File.WriteAllText(
-            folder.File("config"), """{"state_directory":"state","runtime_directory":"run","pool_name":"A","root_password_file":"password"}""");
+            folder.File("config"),
+            """{"state_directory":"state","runtime_directory":"run","pool_name":"A","root_password_file":"password"}""");
     }
 
     public void Dispose() => folder.Dispose();

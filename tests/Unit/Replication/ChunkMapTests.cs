@@ -1,4 +1,5 @@
-// Every sequence of events on one chunk, up to a depth, against two booleans: does the target hold what the source holds, and does its disk.
+// Every sequence of events on one chunk, up to a depth, against two booleans: does the target hold what the source holds, and does its
+// disk.
 using Replication;
 using static Replication.ChunkMap;
 

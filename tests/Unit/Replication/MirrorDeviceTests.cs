@@ -52,7 +52,8 @@ public sealed class MirrorDeviceTests
         context.Random.NextBytes(data);
         await source.WriteAsync(0, data, WriteFlags.None, default);
         ModelDevice target = new(LengthBytes, context.Random);
-        await using MirrorDevice mirror = new(source, target.NewConnection(), Options with { RateLimitBytesPerSecond = 1024 }, context.Time);
+        MirrorOptions limited = Options with { RateLimitBytesPerSecond = 1024 };
+        await using MirrorDevice mirror = new(source, target.NewConnection(), limited, context.Time);
         await Task.Delay(TimeSpan.FromSeconds(20), context.Time);
         Assert.InRange(mirror.Status.CopiedBytes, 1, LengthBytes - 1);
         mirror.SetRate(0);

@@ -1,5 +1,5 @@
-// The mirror against plain arrays under seeded schedules: several guests, the copy pass, failing writes of the source, a target that fails, stalls, or
-// loses power with whatever it had not flushed.
+// The mirror against plain arrays under seeded schedules: several guests, the copy pass, failing writes of the source, a target that
+// fails, stalls, or loses power with whatever it had not flushed.
 using Platform;
 using Replication;
 using StorageAccess.Tap;

@@ -4,8 +4,8 @@ using Replication;
 namespace Unit.ReplicationTests;
 
 /// <summary>
-/// A disk with a volatile cache whose requests take effect in pieces, at moments that the test's context picks. A connection to it can break or stall,
-/// and it can lose power: then each sector that was not flushed keeps its old or its new content.
+/// A disk with a volatile cache whose requests take effect in pieces, at moments that the test's context picks. A connection to it can
+/// break or stall, and it can lose power: then each sector that was not flushed keeps its old or its new content.
 /// </summary>
 internal sealed class ModelDevice(int lengthBytes, Random random) : IBlockDevice
 {
@@ -70,7 +70,8 @@ internal sealed class ModelDevice(int lengthBytes, Random random) : IBlockDevice
     public ValueTask WriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) =>
         ApplyAsync(offsetBytes, new byte[lengthBytes], flags, static () => true);
 
-    public ValueTask TrimAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) => ValueTask.CompletedTask;
+    public ValueTask TrimAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) =>
+        ValueTask.CompletedTask;
 
     public async ValueTask FlushAsync(CancellationToken cancellationToken)
     {
@@ -152,9 +153,10 @@ internal sealed class ModelDevice(int lengthBytes, Random random) : IBlockDevice
             throw new InvalidOperationException("a mirror never trims its target");
 
         public ValueTask FlushAsync(CancellationToken cancellationToken) =>
-            isEnded || isStalled ? RunAsync(ValueTask.CompletedTask, cancellationToken) : RunAsync(disk.FlushAsync(cancellationToken), cancellationToken);
+            RunAsync(IsConnected() ? disk.FlushAsync(cancellationToken) : ValueTask.CompletedTask, cancellationToken);
 
-        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
+        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(
+            long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
             throw new InvalidOperationException("a mirror never asks its target");
 
         public ValueTask DisposeAsync()

@@ -1,6 +1,6 @@
-// The heart of the format: at every write of create, snapshot, write, zero and flush the process or the power dies, and the image that is found afterwards
-// must hold, for each sector, something that the guest may see: after a dead process exactly what was acknowledged (or the request in flight); after a
-// power cut nothing older than the last answered flush. Never another sector's data, never a refused image.
+// The heart of the format: at every write of create, snapshot, write, zero and flush the process or the power dies, and the image that is
+// found afterwards must hold, for each sector, something that the guest may see: after a dead process exactly what was acknowledged (or the
+// request in flight); after a power cut nothing older than the last answered flush. Never another sector's data, never a refused image.
 using Platform;
 using Support;
 using Vhd;
@@ -193,7 +193,7 @@ public sealed class CrashTests
         {
             await chain.ReadAsync(sector * 512L, found, CancellationToken.None);
             Assert.True(!found.AsSpan().ContainsAnyExcept(found[0]), $"{because}: sector {sector} is a mixture");
-            Assert.True(permitted.Allows(sector, found[0]), $"{because}: sector {sector} holds {found[0]}, permitted are {permitted.Of(sector)}");
+            Assert.True(permitted.Allows(sector, found[0]), $"{because}: sector {sector} holds {found[0]} of {permitted.Of(sector)}");
             permitted.Found(sector, found[0]);
         }
     }

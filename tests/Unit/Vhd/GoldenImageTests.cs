@@ -30,7 +30,8 @@ public sealed class GoldenImageTests : IDisposable
     [MemberData(nameof(Files))]
     public void An_image_is_described_as_the_fields_query_describes_it(string file)
     {
-        string[] query = GoldenImages.Manifest.Single(e => e.GetProperty("file").GetString() == file).GetProperty("query_vsfpd").GetString()!.Split('\n');
+        JsonElement entry = GoldenImages.Manifest.Single(e => e.GetProperty("file").GetString() == file);
+        string[] query = entry.GetProperty("query_vsfpd").GetString()!.Split('\n');
         VhdInfo info = VhdImage.ReadInfo(images.PathOf(file));
         Assert.Equal(query[0], (info.VirtualSizeBytes >> 20).ToString());
         Assert.Equal(query[1], info.PhysicalSizeBytes.ToString());

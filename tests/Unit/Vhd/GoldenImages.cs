@@ -52,6 +52,9 @@ internal sealed class GoldenImages : IDisposable
 
     public void Dispose() => directory.Dispose();
 
-    private static JsonElement[] Read() =>
-        [.. JsonDocument.Parse(File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "Vhd", "golden", "manifest.json"))).RootElement.EnumerateArray()];
+    private static JsonElement[] Read()
+    {
+        string manifest = File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "Vhd", "golden", "manifest.json"));
+        return [.. JsonDocument.Parse(manifest).RootElement.EnumerateArray()];
+    }
 }

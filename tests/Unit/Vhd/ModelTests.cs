@@ -66,7 +66,10 @@ public sealed class ModelTests : IDisposable
                 byte[] data = new byte[512];
                 data.AsSpan().Fill((byte)(writer + 1));
                 for (int i = 0; i < sectorsEach; i++)
-                    await chain.WriteAsync((i * writers + writer) * 512L, data, i % 500 == 0 ? WriteFlags.Fua : WriteFlags.None, CancellationToken.None);
+                {
+                    WriteFlags flags = i % 500 == 0 ? WriteFlags.Fua : WriteFlags.None;
+                    await chain.WriteAsync((i * writers + writer) * 512L, data, flags, CancellationToken.None);
+                }
             })));
         }
 
@@ -102,7 +105,8 @@ public sealed class ModelTests : IDisposable
         {
             await chain.WriteAsync(chain.LengthBytes - 512, data, WriteFlags.Fua, CancellationToken.None);
             IReadOnlyList<BlockExtent> extents = await chain.ExtentsAsync(0, chain.LengthBytes, CancellationToken.None);
-            Assert.Equal([new BlockExtent(0, chain.LengthBytes - 512, ExtentKind.Hole), new BlockExtent(chain.LengthBytes - 512, 512, ExtentKind.Data)], extents);
+            long last = chain.LengthBytes - 512;
+            Assert.Equal([new BlockExtent(0, last, ExtentKind.Hole), new BlockExtent(last, 512, ExtentKind.Data)], extents);
         }
 
         long before = GC.GetTotalAllocatedBytes(precise: true);
@@ -118,7 +122,8 @@ public sealed class ModelTests : IDisposable
         VhdImage.CreateDynamic(directory.File("d.vhd"), 1 << 20);
         await using VhdChain chain = VhdChain.Open(directory.File("d.vhd"), new VhdOpenOptions());
         byte[] data = new byte[1024];
-        Assert.Equal(Errno.ENOSPC, await ErrnoAsync(() => chain.WriteAsync((1 << 20) - 512, data, WriteFlags.None, CancellationToken.None)));
+        CancellationToken none = CancellationToken.None;
+        Assert.Equal(Errno.ENOSPC, await ErrnoAsync(() => chain.WriteAsync((1 << 20) - 512, data, WriteFlags.None, none)));
         Assert.Equal(Errno.EINVAL, await ErrnoAsync(() => chain.WriteAsync(1, data, WriteFlags.None, CancellationToken.None)));
         Assert.Equal(Errno.EINVAL, await ErrnoAsync(() => chain.ReadAsync(1 << 20, data, CancellationToken.None)));
         await using VhdChain reader = VhdChain.Open(directory.File("d.vhd"), new VhdOpenOptions { IsReadOnly = true });

@@ -10,7 +10,9 @@ using Xapi.Tasks;
 
 namespace Unit.XapiTests;
 
-/// <summary>Everything behind the HTTP server: a real database file, time that stands still, references that are the same in every run.</summary>
+/// <summary>
+/// Everything behind the HTTP server: a real database file, time that stands still, references that are the same in every run.
+/// </summary>
 internal sealed class ApiWorld : IAsyncDisposable
 {
     public const string Password = "correct horse";

@@ -122,8 +122,10 @@ public sealed class DispatcherTests : IAsyncDisposable
         foreach (ClassModel c in ApiWorld.Model.Classes.Where(static c => c.IsInDatabase))
         {
             string row = world.Database.Create(c.Name);
-            foreach (MessageModel message in c.Messages.Where(static m => m is { Kind: MessageKind.Field, Parameters.Count: 1, IsRemoved: false }))
+            foreach (MessageModel message in c.Messages.Where(static m => m is { Kind: MessageKind.Field, Parameters.Count: 1 }))
             {
+                if (message.IsRemoved)
+                    continue;
                 RpcValue value = world.Call(message.WireName, row);
                 Assert.Equal(value, message.Result.Accept(value, message.Name));
             }
@@ -153,11 +155,12 @@ public sealed class DispatcherTests : IAsyncDisposable
     [Fact]
     public void A_constructor_takes_what_a_client_may_set_and_names_what_is_missing()
     {
-        RpcValue record = RpcValue.Struct(("value", "s"), ("other_config", RpcValue.Struct()), ("uuid", "not mine to choose"), ("nonsense", "x"));
+        RpcValue record = RpcValue.Struct(
+            ("value", "s"), ("other_config", RpcValue.Struct()), ("uuid", "not mine to choose"), ("nonsense", "x"));
         string secret = world.Call("secret.create", record).AsString();
         Assert.Equal("s", world.Call("secret.get_value", secret));
         Assert.NotEqual("not mine to choose", world.Call("secret.get_uuid", secret));
-        Assert.Contains("no field \"host\"", world.Refusal("PBD.create", RpcValue.Struct()), StringComparison.Ordinal);
+        Assert.Contains("lacks \"host\"", world.Refusal("PBD.create", RpcValue.Struct()), StringComparison.Ordinal);
         Assert.Equal("FIELD_TYPE_ERROR args", world.Refusal("secret.create", "s"));
         world.Call("secret.destroy", secret);
         Assert.Equal($"HANDLE_INVALID secret {secret}", world.Refusal("secret.destroy", secret));

@@ -66,7 +66,8 @@ public sealed class RowFilterTests : IAsyncDisposable
     [Fact]
     public void Depth_and_length_are_bounded()
     {
-        foreach (string deep in (string[])[new string('(', 100_000), string.Concat(Enumerable.Repeat("not ", 10_000)), new string(' ', 70_000)])
+        string nots = string.Concat(Enumerable.Repeat("not ", 10_000));
+        foreach (string deep in (string[])[new string('(', 60_000), nots, new string(' ', 70_000)])
             Assert.Equal("INVALID_VALUE", Assert.Throws<XapiException>(() => world.Database.Where("VDI", deep)).Code);
     }
 }

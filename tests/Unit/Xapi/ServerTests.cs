@@ -38,14 +38,16 @@ public sealed class ServerTests : IAsyncLifetime
     [Fact]
     public async Task An_answer_is_byte_for_byte_what_the_field_sends()
     {
-        daemon.Messages.Add("SR.get_supported_types", static (_, _) => RpcValue.Array(["", "a<b", new RpcInt(7), new RpcDouble(0.5), true]));
+        daemon.Messages.Add("SR.get_supported_types", static (_, _) =>
+            RpcValue.Array(["", "a<b", new RpcInt(7), new RpcDouble(0.5), true]));
         using HttpResponseMessage response = await PostAsync("/any/path", XmlRpc.WriteCall("SR.get_supported_types", await LoginAsync()));
         Assert.Equal("text/xml", response.Content.Headers.GetValues("Content-Type").Single());
         Assert.Equal("*", response.Headers.GetValues("Access-Control-Allow-Origin").Single());
         Assert.Equal(
-            "<?xml version=\"1.0\"?><methodResponse><params><param><value><struct><member><name>Status</name><value>Success</value></member>"
-            + "<member><name>Value</name><value><array><data><value/><value>a&lt;b</value><value>7</value><value><double>0.5</double></value>"
-            + "<value><boolean>1</boolean></value></data></array></value></member></struct></value></param></params></methodResponse>",
+            "<?xml version=\"1.0\"?><methodResponse><params><param><value><struct><member><name>Status</name>"
+            + "<value>Success</value></member><member><name>Value</name><value><array><data>"
+            + "<value/><value>a&lt;b</value><value>7</value><value><double>0.5</double></value><value><boolean>1</boolean></value></data>"
+            + "</array></value></member></struct></value></param></params></methodResponse>",
             await response.Content.ReadAsStringAsync());
     }
 
@@ -54,9 +56,10 @@ public sealed class ServerTests : IAsyncLifetime
     {
         using HttpResponseMessage response = await PostAsync("/", XmlRpc.WriteCall("VM.get_all", "OpaqueRef:x"));
         Assert.Equal(
-            "<?xml version=\"1.0\"?><methodResponse><params><param><value><struct><member><name>Status</name><value>Failure</value></member>"
-            + "<member><name>ErrorDescription</name><value><array><data><value>SESSION_INVALID</value><value>OpaqueRef:x</value></data></array>"
-            + "</value></member></struct></value></param></params></methodResponse>",
+            "<?xml version=\"1.0\"?><methodResponse><params><param><value><struct><member><name>Status</name>"
+            + "<value>Failure</value></member><member><name>ErrorDescription</name><value><array><data>"
+            + "<value>SESSION_INVALID</value><value>OpaqueRef:x</value></data>"
+            + "</array></value></member></struct></value></param></params></methodResponse>",
             await response.Content.ReadAsStringAsync());
     }
 
@@ -202,7 +205,8 @@ public sealed class ServerTests : IAsyncLifetime
         foreach (string secret in (string[])[Password, session, "guess-4711"])
             Assert.DoesNotContain(log.All, l => l.Contains(secret, StringComparison.Ordinal));
 
-        static RpcValue Fail(Xapi.Rpc.CallContext context, IReadOnlyList<RpcValue> arguments) => throw new InvalidOperationException("planned");
+        static RpcValue Fail(Xapi.Rpc.CallContext context, IReadOnlyList<RpcValue> arguments) =>
+            throw new InvalidOperationException("planned");
     }
 
     private Task<Daemon> StartAsync() => StartAsync("state");

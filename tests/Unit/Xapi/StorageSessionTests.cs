@@ -75,7 +75,7 @@ public sealed class StorageSessionTests : IAsyncDisposable
 
     private static RpcValue[] Introduction(string sr) =>
     [
-        Guid.NewGuid().ToString(), "label", "", sr, "user", false, false, RpcValue.Struct(), "location", RpcValue.Struct(), RpcValue.Struct(),
-        true, "4096", "512", "", false, new RpcDateTime("19700101T00:00:00Z"), "", true,
+        Guid.NewGuid().ToString(), "label", "", sr, "user", false, false, RpcValue.Struct(), "location", RpcValue.Struct(),
+        RpcValue.Struct(), true, "4096", "512", "", false, new RpcDateTime("19700101T00:00:00Z"), "", true,
     ];
 }

@@ -108,7 +108,8 @@ public sealed class TaskTests : IAsyncDisposable
     [Fact]
     public async Task A_synchronous_call_has_a_row_while_it_runs()
     {
-        Task<RpcValue> call = world.CallAsync("VM.work", new CallOrigin(false, "", world.Call("task.create", "parent", "").AsString()), world.User, "x");
+        CallOrigin child = new(false, "", world.Call("task.create", "parent", "").AsString());
+        Task<RpcValue> call = world.CallAsync("VM.work", child, world.User, "x");
         CallContext context = await begun.Task;
         string parent = world.Database.GetRef("task", context.Task.Ref, "subtask_of");
         Assert.Equal("parent", world.Call("task.get_name_label", parent));

@@ -26,10 +26,14 @@ public sealed class XapiOptionsTests : IDisposable
     {
         Password("", UnixFileMode.UserRead | UnixFileMode.OtherRead);
         XapiOptionsException e = Assert.Throws<XapiOptionsException>(() => Read(
-            """{"stat_directory":"s","http":"0.0.0.0:80","https":"here","pool_name":7,"host_name":"a","host_name":"b","root_password_file":"password"}"""));
+            """
+            {"stat_directory":"s","http":"0.0.0.0:80","https":"here","pool_name":7,"host_name":"a","host_name":"b",
+             "root_password_file":"password"}
+            """));
         string[] keys = [.. e.Mistakes.Select(static m => m[..m.IndexOf(':', StringComparison.Ordinal)]).Order()];
         Assert.Equal(
-            ["host_name", "http", "https", "pool_name", "root_password_file", "runtime_directory", "stat_directory", "state_directory"], keys);
+            ["host_name", "http", "https", "pool_name", "root_password_file", "runtime_directory", "stat_directory", "state_directory"],
+            keys);
         Assert.Contains(e.Mistakes, static m => m.Contains("did you mean \"state_directory\"", StringComparison.Ordinal));
     }
 

@@ -1,3 +1,4 @@
+using Nbd;
 using Platform;
 using Support;
 using Xenops;
@@ -41,7 +42,8 @@ public sealed class GuestTests : IAsyncDisposable
         await WriteAsync(before, 300);
         Assert.True(await before.TryPauseAsync(Patience));
         GuestMemory copy = CopyOf(before.Memory);
-        IGuest after = Keep(new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
+        IGuest after = Keep(
+            new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
         Assert.Equal(before.Statistics, after.Statistics);
         await WriteAsync(after, before.Statistics.WritesAcknowledged + 300);
         await after.ShutDownAsync(CancellationToken.None);
@@ -71,10 +73,31 @@ public sealed class GuestTests : IAsyncDisposable
     }
 
     [Fact]
+    public async Task A_guest_writes_through_NBD_and_gives_the_disk_back()
+    {
+        byte[] original = disk.Bytes.ToArray();
+        await using NbdExport export = new("disk", disk);
+        await using NbdListener listener = NbdListener.ListenUnix(
+            folder.File("nbd"), new NbdServerOptions { Find = name => name == "disk" ? export : null }, maxConnections: 2);
+        await using (IBlockDevice device =
+            await Daemon.OpenDiskAsync($"nbd:unix:{folder.File("nbd")}:exportname=disk", CancellationToken.None))
+        {
+            IGuest guest = Keep(new SimulatorBackend(folder.File("a"), TimeProvider.System).Boot(NewVm(), DisksOf(device)));
+            await WriteAsync(guest, 200);
+            Assert.NotEqual(original, disk.Bytes);
+            await guest.ShutDownAsync(CancellationToken.None);
+            Assert.Equal(0, guest.Statistics.IoErrors);
+        }
+
+        Assert.Equal(original, disk.Bytes);
+        await Assert.ThrowsAsync<XenopsException>(() => Daemon.OpenDiskAsync("file:///etc/passwd", CancellationToken.None));
+    }
+
+    [Fact]
     public async Task A_lost_write_is_a_panic()
     {
-        IGuest guest = Boot("a", NewVm(workingSet: 32));
-        await WriteAsync(guest, 200);
+        IGuest guest = Boot("a", NewVm());
+        await WriteAsync(guest, 300);
         Assert.True(await guest.TryPauseAsync(Patience));
         disk.Bytes.AsSpan().Clear();
         _ = guest.Run();

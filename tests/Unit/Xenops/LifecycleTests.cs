@@ -121,16 +121,17 @@ public sealed class LifecycleTests : IAsyncDisposable
     [Fact]
     public async Task A_panic_is_told_and_only_a_hard_shutdown_ends_it()
     {
-        host.Domains.Add(NewVm(workingSet: 32));
+        host.Domains.Add(NewVm());
         await host.Domains.StartAsync(Dbg, Id, None);
-        await UntilAsync(() => host.GuestOf(Id).WritesAcknowledged > 100, "the guest writes");
+        await UntilAsync(() => host.GuestOf(Id).WritesAcknowledged > 300, "the guest writes");
         await host.Domains.PauseAsync(Id, None);
         disks.Find("disk").Bytes.AsSpan().Clear();
         await host.Domains.UnpauseAsync(Id, None);
         await UntilAsync(() => host.StateOf(Id) == "Crashed", "the guest panics");
         JsonObject stat = host.Domains.Stat(Id);
         Assert.Contains("acknowledged", stat["guest"]!["panic_reason"]!.ToString());
-        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() => host.Domains.ShutdownAsync(Dbg, Id, true, None))).Tag);
+        Assert.Equal("Bad_power_state", (await Assert.ThrowsAsync<XenopsException>(() =>
+            host.Domains.ShutdownAsync(Dbg, Id, true, None))).Tag);
         await host.Domains.ShutdownAsync(Dbg, Id, clean: false, None);
         AssertNothingIsHeld();
     }

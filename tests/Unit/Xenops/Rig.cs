@@ -1,5 +1,5 @@
-// Two hosts in one process: real Domains, real TLS on loopback, real files; only storage is a fake, whose disks both hosts can reach, as a mirrored disk
-// is once storage has moved.
+// Two hosts in one process: real Domains, real TLS on loopback, real files; only storage is a fake, whose disks both hosts can reach,
+// as a mirrored disk is once storage has moved.
 using System.Collections.Concurrent;
 using System.Net;
 using System.Security.Cryptography.X509Certificates;
@@ -24,7 +24,8 @@ internal sealed class FakeDatapaths(SharedDisks disks) : IDatapaths
 
     public IReadOnlyDictionary<string, string> States => states;
 
-    public Task<Backend> AttachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
+    public Task<Backend> AttachAsync(
+        string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
     {
         Note("attach", datapath);
         disks.Find(vdi.Value);
@@ -112,7 +113,8 @@ internal sealed class SharedDisks
         public ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken) =>
             Device.ReadAsync(offsetBytes, destination, cancellationToken);
 
-        public async ValueTask WriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
+        public async ValueTask WriteAsync(
+            long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
         {
             if (disks.FailWrites)
                 throw new BlockIoException(Errno.EIO, "made to fail");
@@ -129,7 +131,8 @@ internal sealed class SharedDisks
 
         public ValueTask FlushAsync(CancellationToken cancellationToken) => Device.FlushAsync(cancellationToken);
 
-        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
+        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(
+            long offsetBytes, long lengthBytes, CancellationToken cancellationToken) =>
             Device.ExtentsAsync(offsetBytes, lengthBytes, cancellationToken);
 
         public ValueTask DisposeAsync()
@@ -155,7 +158,8 @@ internal sealed class Host : IAsyncDisposable
         Datapaths = new FakeDatapaths(disks);
         Storage = new DiskSource(Datapaths, disks.OpenAsync, state.File("datapaths"));
         SimulatorBackend simulator = new(state.File("oracle"), TimeProvider.System);
-        Domains = new Domains(new Dictionary<string, IDomainBackend> { ["simulator"] = simulator }, Storage, TimeProvider.System, static _ => { });
+        Domains = new Domains(
+            new Dictionary<string, IDomainBackend> { ["simulator"] = simulator }, Storage, TimeProvider.System, static _ => { });
         Source = new MigrationSource(Domains);
         Destination = new MigrationDestination(Domains, IPAddress.Loopback, certificate);
         Server = new XenopsServer(Domains, Source, Destination);
@@ -220,7 +224,7 @@ internal static class Rig
 {
     public const string Id = "6c0e8d2e-1f4b-4f0f-9a53-0d9d1f3c2b11";
 
-    public static Vm NewVm(string vdi = "disk", int workingSet = 128, string id = Id) => new()
+    public static Vm NewVm(string vdi = "disk", string id = Id) => new()
     {
         Id = id,
         Name = "test",
@@ -231,16 +235,16 @@ internal static class Rig
             ["simulator.seed"] = "42",
             ["simulator.writes_per_second"] = "4000",
             ["simulator.dirty_pages_per_second"] = "5000",
-            ["simulator.working_set_blocks"] = $"{workingSet}",
+            ["simulator.working_set_blocks"] = "128",
         },
     };
 
     public static async Task UntilAsync(Func<bool> condition, string what)
     {
-        using CancellationTokenSource deadline = new(TimeSpan.FromSeconds(20));
+        using CancellationTokenSource deadline = new(TimeSpan.FromSeconds(60));
         while (!condition())
         {
-            Assert.False(deadline.IsCancellationRequested, $"not within 20 s: {what}");
+            Assert.False(deadline.IsCancellationRequested, $"not within 60 s: {what}");
             await Task.Delay(2);
         }
     }

@@ -35,23 +35,41 @@ public sealed class RpcTests : IAsyncDisposable
     [InlineData("VM.add", """{"vm":{"id":"new","domain":"xen"}}""", """["Unimplemented","a domain of type \"xen\"; there is simulator"]""")]
     [InlineData("VM.levitate", "{}", """["Unimplemented","VM.levitate"]""")]
     [InlineData("MIGRATE.precopy", """{"id":"halted",TARGET,"port":1,NOPRINT}""", """["Bad_power_state",["Halted","Running"]]""")]
-    [InlineData("MIGRATE.precopy", """{"id":"running",TARGET,"port":0,NOPRINT}""", """["Internal_error","the parameter \"port\" is missing or is no port number"]""")]
-    [InlineData("MIGRATE.precopy", """{"id":"running",TARGET,"port":1,NOPRINT}""", """["Internal_error","the fingerprint \"0000\" is not the hex of a SHA-256"]""")]
+    [InlineData(
+        "MIGRATE.precopy",
+        """{"id":"running",TARGET,"port":0,NOPRINT}""",
+        """["Internal_error","the parameter \"port\" is missing or is no port number"]""")]
+    [InlineData(
+        "MIGRATE.precopy",
+        """{"id":"running",TARGET,"port":1,NOPRINT}""",
+        """["Internal_error","the fingerprint \"0000\" is not the hex of a SHA-256"]""")]
     [InlineData("MIGRATE.progress", """{"id":"running"}""", """["Does_not_exist",["migration of VM","running"]]""")]
     [InlineData("MIGRATE.stop", """{"id":"running"}""", """["Does_not_exist",["migration of VM","running"]]""")]
     [InlineData("MIGRATE.transfer", """{"id":"running"}""", """["Does_not_exist",["migration of VM","running"]]""")]
     [InlineData("MIGRATE.freeze", """{"id":"running"}""", """["Does_not_exist",["migration of VM","running"]]""")]
     [InlineData("MIGRATE.resume", """{"id":"halted"}""", """["Bad_power_state",["Halted","Running"]]""")]
-    [InlineData("MIGRATE.resume", """{"id":"running","reattach":"yes"}""", """["Internal_error","the parameter \"reattach\" is missing or is no boolean"]""")]
+    [InlineData(
+        "MIGRATE.resume",
+        """{"id":"running","reattach":"yes"}""",
+        """["Internal_error","the parameter \"reattach\" is missing or is no boolean"]""")]
     [InlineData("MIGRATE.resume", """{"id":"running"}""", null)]
     [InlineData("MIGRATE.abort_stream", """{"id":"x"}""", """["Does_not_exist",["VM","x"]]""")]
     [InlineData("MIGRATE.abort_stream", """{"id":"running"}""", null)]
     [InlineData("MIGRATE.receive", """{"migration":"m2","vm":{"id":"running"}}""", """["Already_exists",["VM","running"]]""")]
     [InlineData("MIGRATE.receive", """{"migration":"m1","vm":{"id":"new"}}""", """["Already_exists",["migration","m1"]]""")]
-    [InlineData("MIGRATE.receive", """{"migration":"","vm":{"id":"new"}}""", """["Internal_error","the migration's id is not 1 to 128 ASCII characters"]""")]
+    [InlineData(
+        "MIGRATE.receive",
+        """{"migration":"","vm":{"id":"new"}}""",
+        """["Internal_error","the migration's id is not 1 to 128 ASCII characters"]""")]
     [InlineData("MIGRATE.loaded", """{"migration":"x","timeout_ms":1}""", """["Does_not_exist",["migration","x"]]""")]
-    [InlineData("MIGRATE.loaded", """{"migration":"m1","timeout_ms":-1}""", """["Internal_error","the parameter \"timeout_ms\" is no number of milliseconds"]""")]
-    [InlineData("MIGRATE.loaded", """{"migration":"m1","timeout_ms":1}""", """["Internal_error","migration m1 is not loaded after 1 ms: no stream came yet"]""")]
+    [InlineData(
+        "MIGRATE.loaded",
+        """{"migration":"m1","timeout_ms":-1}""",
+        """["Internal_error","the parameter \"timeout_ms\" is no number of milliseconds"]""")]
+    [InlineData(
+        "MIGRATE.loaded",
+        """{"migration":"m1","timeout_ms":1}""",
+        """["Internal_error","migration m1 is not loaded after 1 ms: no stream came yet"]""")]
     [InlineData("MIGRATE.run", """{"migration":"x"}""", """["Does_not_exist",["migration","x"]]""")]
     [InlineData("MIGRATE.run", """{"migration":"m1"}""", """["Internal_error","migration m1 is not loaded: no stream came yet"]""")]
     [InlineData("MIGRATE.discard", """{"migration":"x"}""", null)]
@@ -94,7 +112,8 @@ public sealed class RpcTests : IAsyncDisposable
     [InlineData("\"name\":null")]
     public async Task A_bad_record_is_refused_and_nothing_is_added(string member)
     {
-        JsonObject answer = await CallAsync("{\"method\":\"VM.add\",\"params\":[{\"vm\":{\"id\":\"" + Id + "\"," + member + "}}],\"id\":1}");
+        JsonObject answer = await CallAsync(
+            "{\"method\":\"VM.add\",\"params\":[{\"vm\":{\"id\":\"" + Id + "\"," + member + "}}],\"id\":1}");
         Assert.Equal("Internal_error", answer["error"]![0]!.ToString());
         Assert.Empty(host.Domains.List());
     }

@@ -88,13 +88,16 @@ public sealed class StreamTests
         using MemoryStream bytes = new();
         FrameStream frames = new(bytes, TimeProvider.System, Silence);
         Task Put(FrameType type, params int[] numbers) => frames.WriteAsync(
-            type, numbers.SelectMany(static n => new[] { (byte)(n >> 24), (byte)(n >> 16), (byte)(n >> 8), (byte)n }).ToArray(), CancellationToken.None);
+            type, numbers.SelectMany(static n =>
+                new[] { (byte)(n >> 24), (byte)(n >> 16), (byte)(n >> 8), (byte)n }).ToArray(), CancellationToken.None);
         Vm record = lie == "other VM" ? SmallVm with { Id = Guid.Empty.ToString() } : SmallVm;
         byte[] json = lie == "record no JSON" ? "{"u8.ToArray() : Encoding.UTF8.GetBytes(record.ToJson().ToJsonString());
         if (lie != "no record")
             await frames.WriteAsync(FrameType.VmRecord, json, CancellationToken.None);
         if (lie == "page outside")
-            await frames.WriteAsync(FrameType.Pages, new byte[] { 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3 }.Concat(new byte[4096]).ToArray(), CancellationToken.None);
+            await frames.WriteAsync(
+                FrameType.Pages,
+                new byte[] { 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3 }.Concat(new byte[4096]).ToArray(), CancellationToken.None);
         if (lie == "unknown frame")
             await Put(FrameType.Welcome);
         int pages = lie == "page missing" ? 2 : 3;
@@ -132,7 +135,8 @@ public sealed class StreamTests
     }
 
     /// <summary>
-    /// One small stream, as a sender writes it to a receiver that says yes to everything: page 1 has content in round 0, and a page of zeros in round 1.
+    /// One small stream, as a sender writes it to a receiver that says yes to everything: page 1 has content in round 0, and a page of
+    /// zeros in round 1.
     /// </summary>
     private static async Task<(byte[] Stream, GuestMemory Memory)> RecordAsync(int secondRoundPage = 2)
     {

@@ -1,0 +1,76 @@
+// Two real pools for a test class: ./demo --serve, its JSON lines, and the clients to them. What the tests see is what any client sees.
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using Demo;
+using Platform;
+
+namespace EndToEnd;
+
+internal sealed record ServedPool(string Name, string Https, string Http, string Password, string Folder, XenApi Api);
+
+public sealed class ServedPools : IAsyncLifetime
+{
+    private Process? demo;
+
+    internal ServedPool A { get; private set; } = null!;
+
+    internal ServedPool B { get; private set; } = null!;
+
+    public static string Out
+    {
+        get
+        {
+            string folder = AppContext.BaseDirectory;
+            while (!File.Exists(Path.Combine(folder, "Storage.sln")))
+                folder = Path.GetDirectoryName(folder)!;
+            return Path.Combine(folder, "out");
+        }
+    }
+
+    public async Task InitializeAsync()
+    {
+        Assert.True(File.Exists(Path.Combine(Out, "demo")), "./dev publish makes out/demo; ./test does it");
+        demo = Process.Start(new ProcessStartInfo(Path.Combine(Out, "demo"), ["--serve"]) { RedirectStandardOutput = true })!;
+        A = await ReadAsync();
+        B = await ReadAsync();
+    }
+
+    public async Task DisposeAsync()
+    {
+        const int Sigterm = 15;
+        A.Api.Dispose();
+        B.Api.Dispose();
+        Posix.TryKill(demo!.Id, Sigterm);
+        await demo.WaitForExitAsync().WaitAsync(TimeSpan.FromSeconds(60));
+        Assert.Equal(0, demo.ExitCode);
+        string root = Path.GetDirectoryName(A.Folder)!;
+        Assert.Empty(Leftovers.Processes(root));
+        Assert.False(Directory.Exists(root), "the demo takes its folder with it");
+        demo.Dispose();
+    }
+
+    /// <summary>Everything of both pools that a call could have changed.</summary>
+    internal async Task<SortedSet<string>> SeeAsync()
+    {
+        SortedSet<string> all = [];
+        foreach (ServedPool pool in (ServedPool[])[A, B])
+        {
+            all.UnionWith(await Leftovers.SeeAsync(pool.Name, pool.Folder, pool.Api, CancellationToken.None));
+            foreach ((string vm, StorageAccess.Wire.RpcValue record) in (await pool.Api.CallAsync("VM.get_all_records", default)).AsStruct().Members)
+                all.Add($"{pool.Name}: {vm} is {record.AsStruct().Get("power_state").AsString()}");
+        }
+
+        return all;
+    }
+
+    private async Task<ServedPool> ReadAsync()
+    {
+        string line = await demo!.StandardOutput.ReadLineAsync().WaitAsync(TimeSpan.FromSeconds(60))
+            ?? throw new InvalidOperationException("demo --serve ended before it served");
+        JsonNode json = JsonNode.Parse(line)!;
+        XenApi api = new(new Uri((string)json["http"]!));
+        await api.LoginAsync((string)json["user"]!, (string)json["password"]!, CancellationToken.None);
+        return new ServedPool(
+            (string)json["pool"]!, (string)json["url"]!, (string)json["http"]!, (string)json["password"]!, (string)json["state"]!, api);
+    }
+}
