@@ -17,8 +17,11 @@ internal sealed class XenApi : IDisposable
     {
         this.sessionRef = sessionRef;
         string? path = Environment.GetEnvironmentVariable("XAPI_UNIX_SOCKET");
-        http = new HttpClient(new SocketsHttpHandler { ConnectCallback = (_, c) =>
-            ConnectAsync(string.IsNullOrEmpty(path) ? DefaultSocket : path, c) })
+        http = new HttpClient(new SocketsHttpHandler
+        {
+            ConnectCallback = (_, c) =>
+            ConnectAsync(string.IsNullOrEmpty(path) ? DefaultSocket : path, c)
+        })
         {
             Timeout = Deadline,
         };

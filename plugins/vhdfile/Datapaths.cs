@@ -20,8 +20,11 @@ internal static class Datapaths
         {
             case "Datapath.attach":
                 Image(path);
-                return new JsonObject { ["implementations"] =
-                    new JsonArray(new JsonArray("Nbd", new JsonObject { ["uri"] = Tap.NbdUri(sr, key) })) };
+                return new JsonObject
+                {
+                    ["implementations"] =
+                    new JsonArray(new JsonArray("Nbd", new JsonObject { ["uri"] = Tap.NbdUri(sr, key) }))
+                };
             case "Datapath.activate" or "Datapath.activate_readonly":
                 Disk disk = Image(path);
                 using (await DiskFolder.Open(Path.GetDirectoryName(path)!).LockAsync(cancellationToken))

@@ -121,7 +121,11 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
         await SetOrUndoAsync(dbg, sr, snapshot.Vdi, keys, cancellationToken);
         return snapshot with
         {
-            SnapshotTime = now, IsASnapshot = true, SnapshotOf = source.Vdi.Value, ContentId = source.ContentId, Type = source.Type,
+            SnapshotTime = now,
+            IsASnapshot = true,
+            SnapshotOf = source.Vdi.Value,
+            ContentId = source.ContentId,
+            Type = source.Type,
         };
     }
 

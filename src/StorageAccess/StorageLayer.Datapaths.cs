@@ -175,8 +175,11 @@ public sealed partial class StorageLayer
         switch (operation)
         {
             case BackendOperation.Attach:
-                return vdi with { Backend =
-                    await backend.VdiAttachAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken) };
+                return vdi with
+                {
+                    Backend =
+                    await backend.VdiAttachAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken)
+                };
             case BackendOperation.Activate:
                 await backend.VdiActivateAsync(dbg, vdi.Datapath, vdi.Sr, vdi.Vdi, vdi.Vm, access, cancellationToken);
                 return vdi;

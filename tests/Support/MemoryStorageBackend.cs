@@ -11,6 +11,7 @@ public sealed class MemoryStorageBackend : IStorageBackend
     private readonly Dictionary<VdiId, VdiInfo> vdis = [];
     private readonly Dictionary<VdiId, VdiState> states = [];
     private readonly Dictionary<string, Func<Task>> faults = [];
+    private readonly Dictionary<string, Func<Task>> faultsAfter = [];
     private readonly Lock gate = new();
     private readonly List<string> calls = [];
     private int lastKey;
@@ -38,8 +39,8 @@ public sealed class MemoryStorageBackend : IStorageBackend
 
     public void Next(string call, Exception answer) => faults[call] = () => Task.FromException(answer);
 
-    /// <summary>The next call of that name does its work, then gives no answer.</summary>
-    public HashSet<string> NoAnswerAfter { get; } = [];
+    /// <summary>The next call of that name does its work, then runs this.</summary>
+    public void NextAfterWork(string call, Func<Task> run) => faultsAfter[call] = run;
 
     public async Task<QueryResult> QueryAsync(string dbg, CancellationToken cancellationToken)
     {
@@ -61,14 +62,14 @@ public sealed class MemoryStorageBackend : IStorageBackend
     {
         await EnterAsync("SrAttach", "");
         IsSrAttached = true;
-        Leave("SrAttach");
+        await LeaveAsync("SrAttach");
     }
 
     public async Task SrDetachAsync(string dbg, SrId sr, CancellationToken cancellationToken)
     {
         await EnterAsync("SrDetach", "");
         IsSrAttached = false;
-        Leave("SrDetach");
+        await LeaveAsync("SrDetach");
     }
 
     public async Task SrDestroyAsync(string dbg, SrId sr, CancellationToken cancellationToken)
@@ -134,7 +135,7 @@ public sealed class MemoryStorageBackend : IStorageBackend
         await EnterAsync("VdiAttach", $"{vdi} {datapath} {access}");
         if (StateOf(vdi).Phase == VdiPhase.Detached)
             states[vdi] = new VdiState(VdiPhase.Attached, access);
-        Leave("VdiAttach");
+        await LeaveAsync("VdiAttach");
         return new Backend([new XenDisk("", new Dictionary<string, string>(), "vbd3"),
             new NbdImplementation($"nbd:unix:/nbd/{vdi}:exportname={vdi}")]);
     }
@@ -146,7 +147,7 @@ public sealed class MemoryStorageBackend : IStorageBackend
         if (StateOf(vdi).Phase == VdiPhase.Detached)
             throw new StorageException("SR_BACKEND_FAILURE_46", "", "not attached", "");
         states[vdi] = new VdiState(VdiPhase.Activated, access);
-        Leave("VdiActivate");
+        await LeaveAsync("VdiActivate");
     }
 
     public async Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm,
@@ -155,14 +156,14 @@ public sealed class MemoryStorageBackend : IStorageBackend
         await EnterAsync("VdiDeactivate", $"{vdi} {datapath}");
         if (StateOf(vdi).Phase == VdiPhase.Activated)
             states[vdi] = StateOf(vdi) with { Phase = VdiPhase.Attached };
-        Leave("VdiDeactivate");
+        await LeaveAsync("VdiDeactivate");
     }
 
     public async Task VdiDetachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken)
     {
         await EnterAsync("VdiDetach", $"{vdi} {datapath}");
         states.Remove(vdi);
-        Leave("VdiDetach");
+        await LeaveAsync("VdiDetach");
     }
 
     private async Task EnterAsync(string call, string detail)
@@ -173,10 +174,10 @@ public sealed class MemoryStorageBackend : IStorageBackend
             await fault();
     }
 
-    private void Leave(string call)
+    private async Task LeaveAsync(string call)
     {
-        if (NoAnswerAfter.Remove(call))
-            throw StorageException.NoAnswer("SR_BACKEND_FAILURE", $"{call} was killed after its work");
+        if (faultsAfter.Remove(call, out Func<Task>? fault))
+            await fault();
     }
 
     private VdiInfo Add(VdiInfo vdi)

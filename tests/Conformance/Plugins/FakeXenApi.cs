@@ -85,9 +85,16 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
             case "VDI.db_introduce" when p.Count == 19:
                 VdiInfo made = new()
                 {
-                    Uuid = p[0].AsString(), NameLabel = p[1].AsString(), NameDescription = p[2].AsString(), Type = p[4].AsString(),
-                    Vdi = new VdiId(p[8].AsString()), SmConfig = p[10].AsMap(), VirtualSizeBytes = p[12].AsLong(),
-                    PhysicalUtilisationBytes = p[13].AsLong(), IsASnapshot = p[15].AsBool(), SnapshotOf = p[17].AsString(),
+                    Uuid = p[0].AsString(),
+                    NameLabel = p[1].AsString(),
+                    NameDescription = p[2].AsString(),
+                    Type = p[4].AsString(),
+                    Vdi = new VdiId(p[8].AsString()),
+                    SmConfig = p[10].AsMap(),
+                    VirtualSizeBytes = p[12].AsLong(),
+                    PhysicalUtilisationBytes = p[13].AsLong(),
+                    IsASnapshot = p[15].AsBool(),
+                    SnapshotOf = p[17].AsString(),
                 };
                 records.Add("OpaqueRef:" + made.Vdi, made);
                 return "OpaqueRef:" + made.Vdi;

@@ -56,8 +56,14 @@ public sealed class GoldenCallsTests : IDisposable
         Assert.Equal(Canonical(recorded), Canonical(members));
         Assert.Equal(FieldsOrder.Where(n => members.Find(n) is not null), members.Members.Select(static m => m.Key));
         Assert.DoesNotContain("<string>", argument);
-        Assert.Equal(golden["fault"]?[0]?.GetValue<int>() switch { null => null, 38 => "UNIMPLEMENTED_IN_SM_BACKEND", 79 =>
-            "SR_BACKEND_FAILURE_79", _ => "?" }, refused?.Code);
+        Assert.Equal(golden["fault"]?[0]?.GetValue<int>() switch
+        {
+            null => null,
+            38 => "UNIMPLEMENTED_IN_SM_BACKEND",
+            79 =>
+            "SR_BACKEND_FAILURE_79",
+            _ => "?"
+        }, refused?.Code);
     }
 
     private SmapiV1Backend Backend(RpcStruct recorded)
@@ -77,8 +83,12 @@ public sealed class GoldenCallsTests : IDisposable
         };
         if (recorded.Find("vdi_location") is { } location)
         {
-            VdiInfo info = new() { Vdi = new VdiId(location.AsString()), Uuid = recorded.Get("vdi_uuid").AsString(),
-                SmConfig = Map(recorded, "driver_params") };
+            VdiInfo info = new()
+            {
+                Vdi = new VdiId(location.AsString()),
+                Uuid = recorded.Get("vdi_uuid").AsString(),
+                SmConfig = Map(recorded, "driver_params")
+            };
             database.VdiRecords[info.Vdi] = new SmVdi(
                 recorded.Get("vdi_ref").AsString(), recorded.Get("vdi_on_boot").AsString(), recorded.Get("vdi_allow_caching").AsBool(),
                 info);

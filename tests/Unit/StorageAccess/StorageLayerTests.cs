@@ -175,7 +175,8 @@ public sealed class StorageLayerTests : IDisposable
     public async Task An_attach_without_an_answer_is_repaired_before_the_next_one()
     {
         VdiId vdi = await DiskAsync();
-        backend.NoAnswerAfter.Add("VdiAttach");
+        backend.NextAfterWork(
+            "VdiAttach", () => throw StorageException.NoAnswer("SR_BACKEND_FAILURE", "it was killed after its work"));
         await Assert.ThrowsAsync<StorageException>(() => AttachAsync("a", vdi));
         Assert.Equal(VdiPhase.Attached, backend.StateOf(vdi).Phase);
         await AttachAsync("b", vdi, VdiAccess.ReadOnly);
@@ -183,19 +184,28 @@ public sealed class StorageLayerTests : IDisposable
     }
 
     [Theory]
-    [InlineData("VdiAttach")]
-    [InlineData("VdiActivate")]
-    [InlineData("VdiDeactivate")]
-    [InlineData("VdiDetach")]
-    public async Task A_daemon_that_died_inside_a_call_finds_the_disk_as_its_datapaths_say(string call)
+    [InlineData("VdiAttach", false)]
+    [InlineData("VdiActivate", false)]
+    [InlineData("VdiDeactivate", false)]
+    [InlineData("VdiDetach", false)]
+    [InlineData("VdiAttach", true)]
+    [InlineData("VdiActivate", true)]
+    [InlineData("VdiDeactivate", true)]
+    [InlineData("VdiDetach", true)]
+    public async Task A_daemon_that_died_inside_a_call_finds_the_disk_as_its_datapaths_say(string call, bool afterTheWork)
     {
         VdiId vdi = await DiskAsync();
         TaskCompletionSource reached = new();
-        backend.Next(call, () =>
+        Task NeverAnswered()
         {
             reached.TrySetResult();
-            return new TaskCompletionSource().Task; // Never: the daemon dies here.
-        });
+            return new TaskCompletionSource().Task; // The daemon dies here.
+        }
+
+        if (afterTheWork)
+            backend.NextAfterWork(call, NeverAnswered);
+        else
+            backend.Next(call, NeverAnswered);
         Task dying = UpAndDownAsync(vdi);
         await reached.Task.WaitAsync(TimeSpan.FromSeconds(5));
         Reopen();

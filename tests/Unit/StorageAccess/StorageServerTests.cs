@@ -68,9 +68,15 @@ public sealed class StorageServerTests : IAsyncDisposable
         await client.SrAttachAsync("t", Sr, new Dictionary<string, string>(), None);
         VdiInfo request = new()
         {
-            Vdi = new VdiId(""), NameLabel = "n", NameDescription = "d", Type = "system", VirtualSizeBytes = 3L << 40, ContentId = "c",
-                Sharable = true,
-            ReadOnly = true, SmConfig = new Dictionary<string, string> { ["k"] = "v" },
+            Vdi = new VdiId(""),
+            NameLabel = "n",
+            NameDescription = "d",
+            Type = "system",
+            VirtualSizeBytes = 3L << 40,
+            ContentId = "c",
+            Sharable = true,
+            ReadOnly = true,
+            SmConfig = new Dictionary<string, string> { ["k"] = "v" },
         };
         VdiInfo disk = await client.VdiCreateAsync("t", Sr, request, None);
         Assert.Equivalent(request with { Vdi = new VdiId("disk1"), Uuid = "uuid1" }, disk, strict: true);
