@@ -198,7 +198,7 @@ public sealed class MigrationTests : IAsyncDisposable
         ReceiveEndpoint endpoint = await b.Destination.ReceiveAsync(Dbg, Migration, NewVm() with { MemoryBytes = 8 << 20 }, None);
         XenopsException e = await Assert.ThrowsAsync<XenopsException>(
             () => a.Source.PrecopyAsync(Id, TargetOf(endpoint, Migration), DowntimeLimit, None));
-        Assert.Contains("bytes of memory", e.Message);
+        Assert.True(e.Message.Contains("bytes of memory"), e.ToString());
         await b.Destination.DiscardAsync(Dbg, Migration, None);
 
         endpoint = await b.Destination.ReceiveAsync(Dbg, Migration, NewVm("smaller"), None);
