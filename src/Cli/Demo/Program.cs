@@ -61,7 +61,8 @@ root.SetAction(async (parsed, cancellationToken) =>
         Directory.Delete(folder, recursive: true);
     }
 });
-return await root.Parse(args).InvokeAsync();
+// No limit on the way out: two pools are stopped and their VMs powered off before this process ends.
+return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = null });
 
 static PosixSignalRegistration Stop(PosixSignal signal, CancellationTokenSource stop) => PosixSignalRegistration.Create(signal, context =>
 {
