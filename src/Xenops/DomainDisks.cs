@@ -99,7 +99,8 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         {
             await source.Datapaths.DetachAsync(d, datapath, sr, vdi, vm.Id, token);
             source.RemoveNote(datapath);
-        }));
+        }
+        ));
         Backend backend = await source.Datapaths.AttachAsync(dbg, datapath, sr, vdi, vm.Id, vbd.Access, cancellationToken);
         undo.Add(($"deactivate {datapath}", (d, token) => source.Datapaths.DeactivateAsync(d, datapath, sr, vdi, vm.Id, token)));
         await source.Datapaths.ActivateAsync(dbg, datapath, sr, vdi, vm.Id, cancellationToken);

@@ -6,7 +6,9 @@ namespace Demo;
 
 internal sealed class Narrator(bool isQuiet)
 {
-    private readonly IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+    private const int PlainWidth = 250; // In a file or a pipe a line is a line.
+
+    private readonly IAnsiConsole console = Open();
     private readonly long start = Stopwatch.GetTimestamp();
     private string lastLine = "";
 
@@ -39,6 +41,14 @@ internal sealed class Narrator(bool isQuiet)
                     },
                     cancellationToken);
             });
+    }
+
+    private static IAnsiConsole Open()
+    {
+        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+        if (Console.IsErrorRedirected)
+            console.Profile.Width = PlainWidth;
+        return console;
     }
 
     private static async Task PollAsync(

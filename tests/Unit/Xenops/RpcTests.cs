@@ -78,7 +78,9 @@ public sealed class RpcTests : IAsyncDisposable
     {
         Dictionary<string, string> ids = new()
         {
-            ["halted"] = Guid.NewGuid().ToString(), ["running"] = Guid.NewGuid().ToString(), ["incoming"] = Guid.NewGuid().ToString(),
+            ["halted"] = Guid.NewGuid().ToString(),
+            ["running"] = Guid.NewGuid().ToString(),
+            ["incoming"] = Guid.NewGuid().ToString(),
             ["new"] = Guid.NewGuid().ToString(),
         };
         host.Domains.Add(BareVm(ids["halted"]));
