@@ -8,6 +8,8 @@ public sealed class DestinationRunner : IDisposable
     /// <summary>How long a source may be silent before this side refuses and tidies up. Never used after a grant (I9).</summary>
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
 
+    private const int UndoTries = 4;
+
     private readonly IJournal<DestinationRecord> journal;
     private readonly IDestinationResources resources;
     private readonly TimeProvider time;
@@ -112,7 +114,8 @@ public sealed class DestinationRunner : IDisposable
     }
 
     /// <summary>Refuses for good and destroys what was made. Nothing to do when it is done; an error when this side owns the VM.</summary>
-    public async Task AbortAsync(string reason, CancellationToken cancellationToken)
+    /// <returns>What could not be destroyed and why; null when nothing is left.</returns>
+    public async Task<string?> AbortAsync(string reason, CancellationToken cancellationToken)
     {
         if (!State.IsOwner)
             await forward.CancelAsync();
@@ -127,6 +130,10 @@ public sealed class DestinationRunner : IDisposable
             }
 
             await RefuseAsync(reason);
+            string[] left = [.. State.Records.OfType<DestinationRecord.Undone>()
+                .Where(static u => u.Failure is not null)
+                .Select(static u => $"{u.Resource}: {u.Failure}")];
+            return left.Length == 0 ? null : string.Join("; ", left);
         }
         finally
         {
@@ -200,22 +207,31 @@ public sealed class DestinationRunner : IDisposable
             Record(new DestinationRecord.Refusing(reason));
         while (DestinationSaga.NextToUndo(State) is { } resource)
         {
-            string? failure = null;
-            try
-            {
-                await resources.DestroyAsync(resource, State.IdOf(resource), State, CancellationToken.None);
-            }
-            catch (Exception e) when (e is not InvariantException)
-            {
-                failure = e.Message; // Kept in the journal; the next thing is undone all the same.
-            }
-
-            Record(new DestinationRecord.Undone(resource, failure));
+            Record(new DestinationRecord.Undone(resource, await TryDestroyAsync(resource)));
         }
 
         if (!State.Has<DestinationRecord.Refused>())
             Record(new DestinationRecord.Refused());
         return new GrantAnswer(null, State.Last<DestinationRecord.Refusing>()!.Reason);
+    }
+
+    /// <returns>Null when it is gone; otherwise the failure, kept in the journal: the next thing is undone all the same.</returns>
+    private async Task<string?> TryDestroyAsync(Resource resource)
+    {
+        for (int tried = 1; ; tried++)
+        {
+            try
+            {
+                await resources.DestroyAsync(resource, State.IdOf(resource), State, CancellationToken.None);
+                return null;
+            }
+            catch (Exception e) when (e is not InvariantException)
+            {
+                if (tried == UndoTries)
+                    return e.Message;
+                await Task.Delay(TimeSpan.FromMilliseconds(100 << tried), time);
+            }
+        }
     }
 
     private void GiveUp()

@@ -16,6 +16,7 @@ public sealed class SourceRunner
     private readonly TimeProvider time;
     private readonly Action<MigrationProgress> report;
     private readonly List<(string Part, double Ms)> blackout = [];
+    private readonly TaskCompletionSource<string> stuck = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private long stopOrderedAt;
     private double blackoutMs;
 
@@ -33,6 +34,9 @@ public sealed class SourceRunner
     }
 
     public SourceState State { get; private set; }
+
+    /// <summary>Completes with a reason when the VM has moved and something of it at the source will not go; it is tried on and on.</summary>
+    public Task<string> Stuck => stuck.Task;
 
     /// <summary>
     /// Drives the migration to its end and returns the receipt. After a failure everything is undone first; then the cause is thrown.
@@ -70,7 +74,11 @@ public sealed class SourceRunner
                 else if (++tries >= ReleaseTries && GiveUp(effect, failure) is { } giveUp)
                     Record(giveUp);
                 else
+                {
+                    if (tries >= ReleaseTries && State.Has<SourceRecord.ReceiptStored>())
+                        stuck.TrySetResult($"{effect.GetType().Name}: {failure.Message}");
                     await Task.Delay(TimeSpan.FromMilliseconds(Math.Min(5_000, 100 << Math.Min(tries, 6))), time, shutdown);
+                }
             }
         }
 

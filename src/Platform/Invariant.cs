@@ -17,4 +17,12 @@ public static class Invariant
         if (!condition)
             throw new InvariantException($"{because} (expected {expression})");
     }
+
+    /// <summary>The process boundary: nothing that this process does next can be trusted, so it ends here. Written as <c>throw Stop(e)</c>.</summary>
+    [DoesNotReturn]
+    public static Exception Stop(InvariantException e)
+    {
+        Environment.FailFast($"our own logic is wrong: {e.Message}", e);
+        throw e;
+    }
 }

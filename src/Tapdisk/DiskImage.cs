@@ -20,7 +20,7 @@ internal sealed record DiskImage(string Arguments, string TypeName, int TypeNumb
                 VhdChain chain = VhdChain.Open(path, new VhdOpenOptions { IsReadOnly = isReadOnly });
                 return new DiskImage(arguments, type, 4, [path, .. chain.Paths.Skip(1)], chain);
             case "aio":
-                return new DiskImage(arguments, type, 0, [path], new RawFileDevice(path, isReadOnly));
+                return new DiskImage(arguments, type, 0, [path], new RawFile(path, isReadOnly));
             default:
                 throw new TapException((int)Errno.EINVAL, $"'{arguments}' is neither vhd:PATH nor aio:PATH; nothing was opened");
         }

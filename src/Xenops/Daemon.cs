@@ -44,7 +44,7 @@ public static class Daemon
 
     private static async Task ServeAsync(Options options)
     {
-        RefuseSecondDaemon(options.Socket);
+        SocketFile.RemoveStale(options.Socket);
         Directory.CreateDirectory(options.State);
         TimeProvider time = TimeProvider.System;
         using X509Certificate2 certificate = options.Certificate is null
@@ -99,30 +99,11 @@ public static class Daemon
         }
         catch (InvariantException e)
         {
-            Environment.FailFast($"xenopsd: {e.Message}", e); // Our own logic is wrong: nothing that this process does next can be trusted.
+            throw Invariant.Stop(e);
         }
 
         context.Response.ContentType = "application/json";
         await context.Response.WriteAsync(answer, CancellationToken.None);
-    }
-
-    /// <summary>A socket file that nobody answers on is what a killed daemon left.</summary>
-    private static void RefuseSecondDaemon(string path)
-    {
-        if (!File.Exists(path))
-            return;
-        using Socket probe = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            probe.Connect(new UnixDomainSocketEndPoint(path));
-        }
-        catch (SocketException)
-        {
-            File.Delete(path);
-            return;
-        }
-
-        throw new IOException($"another daemon answers on {path}");
     }
 
     internal static async Task<IBlockDevice> OpenDiskAsync(string uri, CancellationToken cancellationToken)

@@ -45,6 +45,12 @@ public sealed class MigrationWorld :
 
     public bool FailAfter { get; init; }
 
+    /// <summary>While set, destroying a source disk fails.</summary>
+    public bool SourceDisksStay { get; set; }
+
+    /// <summary>The destination's resource that cannot be destroyed.</summary>
+    public string? DestinationKeeps { get; init; }
+
     /// <summary>The journal record (counted from 1) after which both processes die.</summary>
     public int CrashAtRecord { get; set; }
 
@@ -81,6 +87,8 @@ public sealed class MigrationWorld :
 
     Task ISourceStorage.DestroyAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() =>
     {
+        if (SourceDisksStay)
+            throw new IOException("ordered to stay");
         Mirrors.Remove(disk.Device);
         return SourceDisks.Remove(disk.SourceDisk);
     });
@@ -145,8 +153,8 @@ public sealed class MigrationWorld :
 
     async Task IPeer.AbortAsync(MigrationPlan plan, string reason, CancellationToken cancellationToken)
     {
-        if (DestinationRecords.Count > 0)
-            await Destination!.AbortAsync(reason, cancellationToken);
+        if (DestinationRecords.Count > 0 && await Destination!.AbortAsync(reason, cancellationToken) is { } left)
+            throw new IOException(left);
         await Do(() => true);
     }
 
@@ -163,7 +171,7 @@ public sealed class MigrationWorld :
     });
 
     Task IDestinationResources.DestroyAsync(Resource resource, string? id, DestinationState state, CancellationToken cancellationToken) =>
-        Do(() => AtDestination.Remove(resource.ToString()));
+        Do(() => resource.ToString() == DestinationKeeps ? throw new IOException("ordered to stay") : AtDestination.Remove(resource.ToString()));
 
     PreparedDestination IDestinationResources.Describe(DestinationState state) => new(
         [.. state.Plan.Disks.Select(static d => new DiskTarget(d.Device, "b", 1, "secret", "bb", "new" + d.Device))],

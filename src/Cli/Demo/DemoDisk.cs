@@ -14,7 +14,7 @@ internal static class DemoDisk
     {
         string raw = Path.Combine(scratch, "disk.raw");
         string what = await TryExt4Async(raw, scratch, cancellationToken) ?? WriteGenerated(raw);
-        await using (RawFile source = new(raw))
+        await using (RawFile source = new(raw, isReadOnly: true))
             await VhdCopy.ExportAsync(source, path, ExportFormat.Vhd, null, cancellationToken);
         File.Delete(raw);
         return what;

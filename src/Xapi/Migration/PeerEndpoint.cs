@@ -68,7 +68,11 @@ public sealed partial class PeerEndpoint : IDisposable
         {
             return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", "the request is malformed"));
         }
-        catch (Exception e) when (e is not InvariantException)
+        catch (InvariantException e)
+        {
+            throw Invariant.Stop(e);
+        }
+        catch (Exception e)
         {
             LogFailed(e);
             return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", e.Message));
@@ -115,7 +119,8 @@ public sealed partial class PeerEndpoint : IDisposable
                 GrantRequest grant = PeerProtocol.Read<GrantRequest>(body);
                 return PeerProtocol.Node(await runner.GrantAsync(grant.Epoch, grant.Digests));
             case "abort":
-                await runner.AbortAsync(PeerProtocol.Read<string>(body), CancellationToken.None);
+                if (await runner.AbortAsync(PeerProtocol.Read<string>(body), CancellationToken.None) is { } left)
+                    throw Refuse("VM_MIGRATE_FAILED", $"the destination refused, and could not take everything away: {left}");
                 return null;
             case "confirm":
                 await runner.ConfirmAsync(PeerProtocol.Read<Receipt>(body), CancellationToken.None);

@@ -95,11 +95,11 @@ public sealed partial class VmMigration(
         if (powerState != "Running")
             throw new XapiException("VM_BAD_POWER_STATE", vm, "running", powerState.ToLowerInvariant());
         MigrationToken token = ParseToken(destination);
-        using PeerClient peer = new(token);
         MigrationPlan plan;
         try
         {
-            plan = await PlanAsync(vm, token, peer, ParseOptions(options), vdiMap, context.CancellationToken);
+            using PeerClient asked = new(token);
+            plan = await PlanAsync(vm, token, asked, ParseOptions(options), vdiMap, context.CancellationToken);
         }
         catch (MigrationException e)
         {
@@ -114,10 +114,31 @@ public sealed partial class VmMigration(
         store.RememberPeer(token);
         store.Append(plan.Migration, new SourceRecord.Begun(plan, time.GetUtcNow()));
         LogBegin(plan.Migration, plan.VmName, plan.Destination.Url);
-        SourceRunner runner = Runner(store.Source(plan.Migration)!, peer, progress => Report(context.Task, progress));
+        PeerClient peer = new(token);
+        bool isWatched = true; // The task's row may go before the last of the work is done.
+        SourceRunner runner = Runner(
+            store.Source(plan.Migration)!, peer, progress =>
+            {
+                if (Volatile.Read(ref isWatched))
+                    Report(context.Task, progress);
+            });
+        Task<Receipt> run = RunAsync(runner, peer, context.CancellationToken);
         try
         {
-            Receipt receipt = await runner.RunAsync(context.CancellationToken, shutdown.Token);
+            if (await Task.WhenAny(run, runner.Stuck) == runner.Stuck)
+            {
+                // The VM has moved, and that is what was asked for; what will not go here is tried on in the background.
+                Volatile.Write(ref isWatched, false);
+                recoveries[plan.Migration] = run;
+                context.Task.SetOtherConfig("leftover", await runner.Stuck);
+                LogStuck(plan.Migration, plan.VmName, await runner.Stuck);
+            }
+            else
+            {
+                await run;
+            }
+
+            Receipt receipt = runner.State.Last<SourceRecord.ReceiptStored>()!.Receipt;
             context.Task.SetOtherConfig("receipt", MigrationJson.Write(receipt));
             LogDone(plan.Migration, plan.VmName, receipt.Blackout.TotalMs);
             return runner.State.Last<SourceRecord.Prepared>()!.Destination.VmReference;
@@ -173,12 +194,18 @@ public sealed partial class VmMigration(
         return new SourceRunner(state, store, side, side, peer, time, report);
     }
 
+    private async Task<Receipt> RunAsync(SourceRunner runner, PeerClient peer, CancellationToken cancel)
+    {
+        using (peer)
+            return await runner.RunAsync(cancel, shutdown.Token);
+    }
+
     private async Task RecoverAsync(SourceState state, MigrationToken token)
     {
-        using PeerClient peer = new(token);
+        PeerClient peer = new(token);
         try
         {
-            await Runner(state, peer, static _ => { }).RunAsync(CancellationToken.None, shutdown.Token);
+            await RunAsync(Runner(state, peer, static _ => { }), peer, CancellationToken.None);
             LogDone(state.Plan.Migration, state.Plan.VmName, 0);
         }
         catch (MigrationException e)
@@ -260,6 +287,9 @@ public sealed partial class VmMigration(
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "migration {Migration} of VM {Name} did not happen, the VM stays: {Why}")]
     private partial void LogFailed(string migration, string name, string why);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "migration {Migration} of VM {Name} is done, but something of it will not go here: {Why}")]
+    private partial void LogStuck(string migration, string name, string why);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "migration {Migration} of VM {Name} was left in phase {Phase}; taken up again")]
     private partial void LogRecover(string migration, string name, string phase);

@@ -96,9 +96,9 @@ public sealed class Dispatcher(
         {
             case StorageException storage:
                 return new XapiException(storage.Code, storage.Parameters);
-            case InvariantException:
+            case InvariantException broken:
                 logger.LogCritical(exception, "{Message} found our own state wrong", name);
-                break;
+                throw Invariant.Stop(broken);
             default:
                 logger.LogError(exception, "{Message} failed", name);
                 break;

@@ -15,6 +15,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using Platform;
 
 namespace Xapi.Server;
 
@@ -63,7 +64,7 @@ public sealed class HttpServer : IAsyncDisposable
         ILoggerFactory logging,
         CancellationToken cancellationToken)
     {
-        RemoveStaleSocket(unixPath);
+        SocketFile.RemoveStale(unixPath);
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.Services.AddSingleton(logging);
         builder.Services.AddSingleton<IHostLifetime, CallersLifetime>();
@@ -127,24 +128,6 @@ public sealed class HttpServer : IAsyncDisposable
         if (endpoint is UnixDomainSocketEndPoint unix)
             File.SetUnixFileMode(unix.ToString(), UnixFileMode.UserRead | UnixFileMode.UserWrite);
         return socket;
-    }
-
-    private static void RemoveStaleSocket(string path)
-    {
-        if (!File.Exists(path))
-            return;
-        using Socket probe = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            probe.Connect(new UnixDomainSocketEndPoint(path));
-        }
-        catch (SocketException)
-        {
-            File.Delete(path);
-            return;
-        }
-
-        throw new IOException($"the socket {path} is in use by another daemon; give this one its own runtime_directory");
     }
 
     private static async Task AnswerAsync(HttpContext http, RpcEndpoint rpc, CancellationToken stopping)

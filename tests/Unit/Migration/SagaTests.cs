@@ -115,6 +115,34 @@ public class SagaTests
     }
 
     [Fact]
+    public async Task A_source_disk_that_will_not_go_does_not_make_a_migration_that_happened_a_failure()
+    {
+        MigrationWorld world = new() { SourceDisksStay = true };
+        SourceRunner source = Begin(world);
+        using CancellationTokenSource shutdown = new();
+        Task<Receipt> run = source.RunAsync(CancellationToken.None, shutdown.Token);
+
+        Assert.Contains("ReleaseDisk", await source.Stuck.WaitAsync(TimeSpan.FromSeconds(30)));
+        Assert.True(world.DestinationRuns);
+        Assert.NotNull(source.State.Last<SourceRecord.ReceiptStored>());
+        world.SourceDisksStay = false;
+        await run.WaitAsync(TimeSpan.FromSeconds(30)); // It was tried on and on.
+        AssertMoved(world);
+        world.Destination!.Dispose();
+    }
+
+    [Fact]
+    public async Task What_the_destination_cannot_take_away_is_told()
+    {
+        MigrationWorld world = new() { DestinationKeeps = "Disk xvda", FailCall = 12 };
+
+        MigrationException e = await Assert.ThrowsAsync<MigrationException>(() => RunAsync(world));
+        Assert.Contains("Disk xvda", e.Message);
+        Assert.True(world.SourceRuns);
+        Assert.Equal(["Disk xvda"], world.AtDestination);
+    }
+
+    [Fact]
     public void A_grant_is_refused_when_a_digest_differs_or_the_epoch_is_another()
     {
         MigrationPlan plan = new MigrationWorld().Plan;
@@ -126,6 +154,14 @@ public class SagaTests
         ContentDigests other = digests with { Disks = [new DiskDigest("xvda", "q", 5)] };
         Assert.Contains("disk xvda", DestinationSaga.WhyNotAccept(loaded, 8, other));
         Assert.Contains("not loaded", DestinationSaga.WhyNotAccept(new DestinationState([new DestinationRecord.Claimed(plan, default)]), 8, digests));
+    }
+
+    private static SourceRunner Begin(MigrationWorld world)
+    {
+        ((IJournal<SourceRecord>)world).Append("m1", new SourceRecord.Begun(world.Plan, DateTimeOffset.UnixEpoch));
+        ((IJournal<DestinationRecord>)world).Append("m1", new DestinationRecord.Claimed(world.Plan, DateTimeOffset.UnixEpoch));
+        world.Destination = new(new DestinationState(world.DestinationRecords.ToList()), world, world, TimeProvider.System);
+        return new SourceRunner(new SourceState(world.SourceRecords.ToList()), world, world, world, world, TimeProvider.System, static _ => { });
     }
 
     private static Task<Receipt> RunAsync(MigrationWorld world, CancellationToken cancel = default)

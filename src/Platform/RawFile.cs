@@ -1,20 +1,23 @@
 using Microsoft.Win32.SafeHandles;
-using Platform;
 
-namespace Support;
+namespace Platform;
 
-/// <summary>A raw file as a device, holes and all: what foreign tools can compare byte by byte. 512-byte blocks.</summary>
-public sealed class FileBlockDevice : IBlockDevice
+/// <summary>A raw image in a file, or a block device. Its holes are not looked for: everything is data.</summary>
+public sealed class RawFile : IBlockDevice
 {
+    private const int ZeroesBytes = 1024 * 1024;
     private readonly SafeFileHandle file;
 
-    public FileBlockDevice(string path, long lengthBytes, bool isReadOnly = false)
+    /// <exception cref="IOException">The file cannot be opened, or its size is not a multiple of 512 bytes.</exception>
+    public RawFile(string path, bool isReadOnly)
     {
-        file = File.OpenHandle(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite);
-        if (RandomAccess.GetLength(file) != lengthBytes)
-            RandomAccess.SetLength(file, lengthBytes);
-        LengthBytes = lengthBytes;
+        file = File.OpenHandle(path, FileMode.Open, isReadOnly ? FileAccess.Read : FileAccess.ReadWrite, FileShare.ReadWrite);
         IsReadOnly = isReadOnly;
+        LengthBytes = RandomAccess.GetLength(file);
+        if (LengthBytes % BlockSizeBytes == 0)
+            return;
+        file.Dispose();
+        throw new BlockIoException(Errno.EINVAL, $"{path} has {LengthBytes} bytes, which is not a multiple of {BlockSizeBytes}");
     }
 
     public long LengthBytes { get; }
@@ -23,8 +26,6 @@ public sealed class FileBlockDevice : IBlockDevice
 
     public bool IsReadOnly { get; }
 
-    public int SyncCount { get; private set; }
-
     public ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken)
     {
         BlockIoException.CheckRange(this, offsetBytes, destination.Length, isWrite: false);
@@ -32,7 +33,7 @@ public sealed class FileBlockDevice : IBlockDevice
         {
             int read = RandomAccess.Read(file, destination.Span[done..], offsetBytes + done);
             if (read == 0)
-                throw new BlockIoException(Errno.EIO, "the file is shorter than the device");
+                throw new BlockIoException(Errno.EIO, "the file became shorter than the disk");
             done += read;
         }
 
@@ -43,7 +44,7 @@ public sealed class FileBlockDevice : IBlockDevice
     {
         BlockIoException.CheckRange(this, offsetBytes, source.Length, isWrite: true);
         RandomAccess.Write(file, source.Span, offsetBytes);
-        return SyncIf(flags);
+        return SyncIf(flags.HasFlag(WriteFlags.Fua));
     }
 
     public ValueTask WriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken)
@@ -51,18 +52,18 @@ public sealed class FileBlockDevice : IBlockDevice
         BlockIoException.CheckRange(this, offsetBytes, lengthBytes, isWrite: true);
         if (flags.HasFlag(WriteFlags.NoHole) || !Posix.TryPunchHole(file, offsetBytes, lengthBytes))
         {
-            byte[] zeroes = new byte[Math.Min(lengthBytes, 1024 * 1024)];
+            byte[] zeroes = new byte[Math.Min(lengthBytes, ZeroesBytes)];
             for (long done = 0; done < lengthBytes; done += zeroes.Length)
                 RandomAccess.Write(file, zeroes.AsSpan(0, (int)Math.Min(zeroes.Length, lengthBytes - done)), offsetBytes + done);
         }
 
-        return SyncIf(flags);
+        return SyncIf(flags.HasFlag(WriteFlags.Fua));
     }
 
     public ValueTask TrimAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) =>
         WriteZeroesAsync(offsetBytes, lengthBytes, flags & WriteFlags.Fua, cancellationToken);
 
-    public ValueTask FlushAsync(CancellationToken cancellationToken) => SyncIf(WriteFlags.Fua);
+    public ValueTask FlushAsync(CancellationToken cancellationToken) => SyncIf(!IsReadOnly);
 
     public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken)
     {
@@ -76,14 +77,10 @@ public sealed class FileBlockDevice : IBlockDevice
         return ValueTask.CompletedTask;
     }
 
-    private ValueTask SyncIf(WriteFlags flags)
+    private ValueTask SyncIf(bool wanted)
     {
-        if (flags.HasFlag(WriteFlags.Fua))
-        {
-            SyncCount++;
+        if (wanted)
             Posix.SyncData(file);
-        }
-
         return ValueTask.CompletedTask;
     }
 }
