@@ -8,6 +8,7 @@ namespace Demo;
 
 internal sealed class Pool : IAsyncDisposable
 {
+    private const int Sigterm = 15;
     private static readonly TimeSpan StartLimit = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan StopLimit = TimeSpan.FromSeconds(20);
 
@@ -83,9 +84,30 @@ internal sealed class Pool : IAsyncDisposable
         }
     }
 
-    /// <summary>Powers every VM off, then asks the daemon to stop; kills it when it does not.</summary>
+    /// <summary>Cancels what is under way and waits until it has unwound: a pool that is in the middle of something is not stopped.</summary>
+    public async Task QuiesceAsync()
+    {
+        using CancellationTokenSource limit = new(StopLimit);
+        try
+        {
+            HashSet<string> asked = [];
+            while (await PendingTasksAsync(limit.Token) is { Count: > 0 } pending)
+            {
+                foreach (string task in pending.Where(asked.Add))
+                    await CancelAsync(task, limit.Token);
+                await Task.Delay(100, limit.Token);
+            }
+        }
+        catch (Exception e) when (e is HttpRequestException or XenApiException or OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync($"pool {Name}: {e.Message}");
+        }
+    }
+
+    /// <summary>Powers every VM off, then asks the daemon to stop; kills it, and what it left, when it does not.</summary>
     public async ValueTask DisposeAsync()
     {
+        await QuiesceAsync();
         try
         {
             foreach (string vm in await RunningVmsAsync())
@@ -97,7 +119,6 @@ internal sealed class Pool : IAsyncDisposable
             await Console.Error.WriteLineAsync($"pool {Name}: {e.Message}");
         }
 
-        const int Sigterm = 15;
         Posix.TryKill(daemon.Id, Sigterm);
         using CancellationTokenSource limit = new(StopLimit);
         try
@@ -110,8 +131,48 @@ internal sealed class Pool : IAsyncDisposable
             daemon.Kill(entireProcessTree: true);
         }
 
+        await EndLeftoversAsync();
         Api.Dispose();
         daemon.Dispose();
+    }
+
+    /// <summary>The demo promises that nothing of it goes on running, also when something went wrong on the way.</summary>
+    private async Task EndLeftoversAsync()
+    {
+        const int sigkill = 9;
+        foreach (int signal in (int[])[Sigterm, sigkill])
+        {
+            (int Pid, string Command)[] left = [.. Leftovers.Processes(Folder)];
+            if (left.Length == 0)
+                return;
+            foreach ((int pid, string command) in left)
+            {
+                await Console.Error.WriteLineAsync($"pool {Name}: {command} ({pid}) was still there; signal {signal}");
+                Posix.TryKill(pid, signal);
+            }
+
+            for (int waited = 0; waited < 50 && Leftovers.Processes(Folder).Any(); waited++)
+                await Task.Delay(100);
+        }
+    }
+
+    private async Task<List<string>> PendingTasksAsync(CancellationToken cancellationToken) =>
+    [
+        .. (await Api.CallAsync("task.get_all_records", cancellationToken)).AsStruct().Members
+            .Where(static m => m.Value.AsStruct().Get("status").AsString() is "pending" or "cancelling")
+            .Select(static m => m.Key),
+    ];
+
+    private async Task CancelAsync(string task, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Api.CallAsync("task.cancel", cancellationToken, task);
+        }
+        catch (XenApiException)
+        {
+            // Past its point of no return, or over by now: it is waited for.
+        }
     }
 
     private async Task<List<string>> RunningVmsAsync()

@@ -74,12 +74,21 @@ static async Task<int> RunAsync(JourneyOptions options, bool serve, bool json, C
 {
     Journey journey = new(options, new Narrator(options.IsQuiet));
     (Pool a, Pool b) = await journey.StartPoolsAsync(cancellationToken);
-    await using Pool first = a;
-    await using Pool second = b;
-    if (serve)
-        return await ServeAsync(a, b, cancellationToken);
-    journey.KeepSource();
-    JsonObject result = await journey.RunAsync(a, b, cancellationToken);
+    JsonObject result;
+    try
+    {
+        if (serve)
+            return await ServeAsync(a, b, cancellationToken);
+        journey.KeepSource();
+        result = await journey.RunAsync(a, b, cancellationToken);
+    }
+    finally
+    {
+        await a.QuiesceAsync(); // A migration that is on its way needs both pools to unwind.
+        await b.DisposeAsync();
+        await a.DisposeAsync();
+    }
+
     int exitCode = (int)result["exit_code"]!;
     if (json)
         Console.WriteLine(result.ToJsonString());
