@@ -1,0 +1,201 @@
+// The destination's ear and memory: tokens, the peer protocol, and what outlives the daemon.
+using System.Text.Json.Nodes;
+using Microsoft.Extensions.Logging.Abstractions;
+using Migration;
+using Platform;
+using Support;
+using Xapi.Migration;
+
+namespace Unit.XapiTests;
+
+public sealed class MigrationTests : IDisposable
+{
+    private static readonly CancellationToken None = CancellationToken.None;
+    private readonly TemporaryDirectory folder = new();
+    private readonly MigrationWorld world = new();
+    private readonly ManualTime time = new();
+    private readonly Secret secret = Secret.Create();
+    private MigrationStore store;
+    private PeerEndpoint endpoint;
+
+    public MigrationTests()
+    {
+        store = new MigrationStore(folder.File("migrations.db"));
+        endpoint = Endpoint();
+        store.Issue(world.Plan.Migration, secret, "host", "sr", time.GetUtcNow().AddHours(1));
+    }
+
+    public void Dispose()
+    {
+        endpoint.Dispose();
+        store.Dispose();
+        folder.Dispose();
+    }
+
+    [Fact]
+    public void A_token_reads_back_and_a_change_of_any_character_of_any_key_is_found()
+    {
+        MigrationToken token = new("m", new PeerAddress("https://b:1", new string('a', 64), "OpaqueRef:h"), DateTimeOffset.FromUnixTimeSeconds(5), secret);
+        Dictionary<string, string> map = token.ToMap("b:1");
+
+        MigrationToken read = MigrationToken.Parse(map);
+        Assert.Equal((token.Migration, token.Destination, token.ExpiresAt), (read.Migration, read.Destination, read.ExpiresAt));
+        Assert.Equal(secret, read.Secret);
+        Assert.Equal(["SM", "host", "master", "session_id", "x-storage-token", "xenops"], map.Keys.Order(StringComparer.Ordinal));
+        foreach (string key in map.Keys)
+        {
+            for (int i = 0; i < map[key].Length; i++)
+            {
+                Dictionary<string, string> altered = new(map);
+                altered[key] = map[key][..i] + (map[key][i] == 'x' ? 'y' : 'x') + map[key][(i + 1)..];
+                Assert.Throws<FormatException>(() => MigrationToken.Parse(altered));
+            }
+        }
+    }
+
+    [Fact]
+    public void No_secret_stands_in_a_url_of_a_token_nor_in_the_destinations_store()
+    {
+        Dictionary<string, string> map = new MigrationToken(
+            "m", new PeerAddress("https://b:1", new string('a', 64), "h"), time.GetUtcNow(), secret).ToMap("b:1");
+        Assert.DoesNotContain(map, e => e.Key != "x-storage-token" && e.Value.Contains(secret.Reveal(), StringComparison.Ordinal));
+        store.Dispose();
+        foreach (string file in Directory.GetFiles(folder.Path))
+            Assert.DoesNotContain(secret.Reveal(), File.ReadAllText(file), StringComparison.Ordinal);
+        store = new MigrationStore(folder.File("migrations.db"));
+    }
+
+    [Fact]
+    public async Task A_source_prepares_loads_is_granted_and_confirms_and_each_may_be_asked_again()
+    {
+        JsonObject plan = PeerProtocol.Node(world.Plan)!.AsObject();
+        for (int time = 0; time < 2; time++)
+            Assert.Equal("secret", (string?)(await AskAsync("prepare", plan))["result"]!["memory"]!["secret"]);
+        JsonNode digests = (await AskAsync("loaded", null))["result"]!;
+        JsonObject grant = new() { ["epoch"] = 8, ["digests"] = digests.DeepClone() };
+        for (int time = 0; time < 2; time++)
+            Assert.NotNull((await AskAsync("grant", grant.DeepClone()))["result"]!["running_at"]);
+
+        Assert.True(world.DestinationRuns);
+        Assert.Equal(new Ownership("vm1", 8, Owner.Here, "m1"), store.OwnershipOf("vm1"));
+        Assert.Equal("OPERATION_NOT_ALLOWED", (string?)(await AskAsync("abort", JsonValue.Create("too late")))["error"]!["code"]);
+    }
+
+    [Fact]
+    public async Task A_grant_whose_digests_differ_is_refused_for_good_and_everything_made_is_gone()
+    {
+        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        JsonNode digests = (await AskAsync("loaded", null))["result"]!;
+        digests["disks"]![0]!["root"] = "another";
+
+        JsonNode answer = await AskAsync("grant", new JsonObject { ["epoch"] = 8, ["digests"] = digests.DeepClone() });
+        Assert.Contains("xvda", (string?)answer["result"]!["refusal"], StringComparison.Ordinal);
+        Assert.False(world.DestinationRuns);
+        Assert.Empty(world.AtDestination);
+        Assert.NotNull((await AskAsync("heartbeat", null))["error"]);
+    }
+
+    [Theory]
+    [InlineData("not JSON")]
+    [InlineData("null")]
+    [InlineData("[]")]
+    [InlineData("{}")]
+    [InlineData("{\"verb\":5,\"migration\":{}}")]
+    public async Task What_is_no_request_gets_an_error_and_makes_nothing(string body)
+    {
+        Assert.NotNull(JsonNode.Parse(await endpoint.HandleAsync(secret.Reveal(), body, None))!["error"]);
+        Assert.Empty(world.AtDestination);
+    }
+
+    [Theory]
+    [InlineData("no secret")]
+    [InlineData("another secret")]
+    [InlineData("another migration")]
+    [InlineData("unknown verb")]
+    [InlineData("a plan of another migration")]
+    [InlineData("expired")]
+    public async Task Who_may_not_is_refused_and_nothing_is_made(string how)
+    {
+        string? bearer = how switch { "no secret" => null, "another secret" => Secret.Create().Reveal(), _ => secret.Reveal() };
+        string migration = how == "another migration" ? "m2" : "m1";
+        MigrationPlan plan = how == "a plan of another migration" ? world.Plan with { Migration = "m3" } : world.Plan;
+        if (how == "expired")
+            time.Advance(TimeSpan.FromHours(2));
+
+        string answer = await endpoint.HandleAsync(
+            bearer, PeerProtocol.Request(how == "unknown verb" ? "fly" : "prepare", migration, PeerProtocol.Node(plan)), None);
+        Assert.Equal("VM_MIGRATE_FAILED", (string?)JsonNode.Parse(answer)!["error"]!["code"]);
+        Assert.Empty(world.AtDestination);
+    }
+
+    [Fact]
+    public async Task A_token_is_for_one_source_and_for_one_time()
+    {
+        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        JsonNode other = await AskAsync("prepare", PeerProtocol.Node(world.Plan with { Source = new PeerAddress("https://x", "xx", "x") }));
+        Assert.Contains("used already", (string?)other["error"]!["message"], StringComparison.Ordinal);
+        await AskAsync("abort", JsonValue.Create("enough"));
+        JsonNode again = await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        Assert.Contains("used already", (string?)again["error"]!["message"], StringComparison.Ordinal);
+        Assert.Empty(world.AtDestination);
+    }
+
+    [Fact]
+    public async Task A_source_that_falls_silent_is_given_up_and_everything_made_for_it_is_gone()
+    {
+        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        Assert.NotEmpty(world.AtDestination);
+        time.Advance(DestinationRunner.Patience - TimeSpan.FromSeconds(1));
+        Assert.Null((await AskAsync("heartbeat", null))["error"]);
+        time.Advance(DestinationRunner.Patience - TimeSpan.FromSeconds(1));
+        Assert.NotEmpty(world.AtDestination);
+        time.Advance(TimeSpan.FromSeconds(2));
+        for (int tries = 0; tries < 500 && world.AtDestination.Count > 0; tries++)
+            await Task.Delay(10); // It is undone in its own time.
+
+        JsonNode late = await AskAsync("heartbeat", null);
+        Assert.Contains("silent", (string?)late["error"]!["message"], StringComparison.Ordinal);
+        Assert.Empty(world.AtDestination);
+    }
+
+    [Fact]
+    public async Task A_restarted_destination_refuses_what_it_had_not_accepted_and_tidies_up()
+    {
+        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        endpoint.Dispose();
+        store.Dispose();
+        store = new MigrationStore(folder.File("migrations.db"));
+        endpoint = Endpoint();
+        await endpoint.RecoverAsync(None);
+
+        Assert.Empty(world.AtDestination);
+        Assert.NotNull((await AskAsync("heartbeat", null))["error"]);
+        Assert.Empty(store.OpenDestinations());
+    }
+
+    [Fact]
+    public void A_journal_and_the_ownership_it_brings_outlive_the_daemon()
+    {
+        Assert.Equal(new Ownership("vm1", 1, Owner.Here, ""), store.OwnershipOf("vm1"));
+        store.Append("m1", new SourceRecord.Begun(world.Plan, DateTimeOffset.UnixEpoch));
+        store.Append("m1", new SourceRecord.Granting(8));
+        store.Dispose();
+        store = new MigrationStore(folder.File("migrations.db"));
+
+        Assert.Equal(new Ownership("vm1", 8, Owner.InDoubt, "m1"), store.OwnershipOf("vm1"));
+        SourceState state = Assert.Single(store.OpenSources());
+        Assert.True(state.IsInDoubt);
+        Assert.Equal(world.Plan.Disks, state.Plan.Disks);
+    }
+
+    private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), time, NullLogger.Instance);
+
+    private async Task<JsonNode> AskAsync(string verb, JsonNode? body) =>
+        JsonNode.Parse(await endpoint.HandleAsync(secret.Reveal(), PeerProtocol.Request(verb, "m1", body?.DeepClone()), None))!;
+
+    private sealed class YesToAll : IPlanCheck
+    {
+        public Task<PlanAnswer> CheckAsync(IssuedToken token, PlanQuestion question, CancellationToken cancellationToken) =>
+            Task.FromResult(new PlanAnswer(new Dictionary<string, string>(), token.Host));
+    }
+}
