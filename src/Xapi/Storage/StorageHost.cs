@@ -7,6 +7,7 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using Platform;
 using SmapiV1Adapter;
 using SmapiV3Bridge;
 using StorageAccess;
@@ -123,7 +124,7 @@ public sealed partial class StorageHost : IAsyncDisposable
     /// <summary>The field's storage socket: HTTP POST / with JSON-RPC, for this host's own daemons.</summary>
     private static async Task<WebApplication> ListenAsync(string path, JsonRpcDispatcher dispatcher, CancellationToken cancellationToken)
     {
-        File.Delete(path); // A killed daemon's; the state lock says that no other one runs.
+        SocketFile.RemoveStale(path); // Another daemon's state may be elsewhere and its sockets here.
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.Services.Configure<HostOptions>(static o => o.ShutdownTimeout = TimeSpan.FromSeconds(10));
         builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel =>
