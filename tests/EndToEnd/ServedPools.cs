@@ -63,6 +63,32 @@ public sealed class ServedPools : IAsyncLifetime
         return all;
     }
 
+    /// <summary>SIGKILL to a pool's daemon, and a new one on the same configuration.</summary>
+    internal async Task KillAndRestartAsync(string name)
+    {
+        const int Sigkill = 9;
+        ServedPool pool = name == "A" ? A : B;
+        string endpoints = Path.Combine(pool.Folder, "state", "endpoints.json");
+        int pid = (int)JsonNode.Parse(await File.ReadAllTextAsync(endpoints))!["pid"]!;
+        Assert.True(Posix.TryKill(pid, Sigkill));
+        File.Delete(endpoints);
+        using Process daemon = ChildProcess.StartDaemon(
+            Path.Combine(Out, "xapi"), ["serve", "--config", Path.Combine(pool.Folder, "xapi.json")], Path.Combine(pool.Folder, "xapi.log"),
+            new Dictionary<string, string?>());
+        for (int tries = 0; !File.Exists(endpoints); tries++)
+        {
+            Assert.True(tries < 600 && !daemon.HasExited, await File.ReadAllTextAsync(Path.Combine(pool.Folder, "xapi.log")));
+            await Task.Delay(50);
+        }
+
+        string http = (string)JsonNode.Parse(await File.ReadAllTextAsync(endpoints))!["http"]!;
+        XenApi api = new(new Uri(http));
+        await api.LoginAsync("root", pool.Password, CancellationToken.None);
+        pool.Api.Dispose();
+        pool = pool with { Http = http, Api = api };
+        (A, B) = name == "A" ? (pool, B) : (A, pool);
+    }
+
     private async Task<ServedPool> ReadAsync()
     {
         string line = await demo!.StandardOutput.ReadLineAsync().WaitAsync(TimeSpan.FromSeconds(60))
