@@ -29,9 +29,6 @@ public sealed class DestinationRunner : IDisposable
 
     public DestinationState State { get; private set; }
 
-    /// <summary>Completes when the refusal that a silent source brought about is done; completed while there is none.</summary>
-    public Task Expiry { get; private set; } = Task.CompletedTask;
-
     /// <summary>The source is there.</summary>
     public void Touch() => watchdog.Change(Patience, Timeout.InfiniteTimeSpan);
 
@@ -234,10 +231,11 @@ public sealed class DestinationRunner : IDisposable
         }
     }
 
+    /// <summary>The undo that it starts belongs to the journal: what it does not get done is found there at the next start.</summary>
     private void GiveUp()
     {
         if (!State.IsOwner && !State.IsClosed)
-            Expiry = AbortAsync($"the source was silent for {Patience.TotalSeconds:0} s", CancellationToken.None);
+            _ = AbortAsync($"the source was silent for {Patience.TotalSeconds:0} s", CancellationToken.None);
     }
 
     private void ThrowIfRefused()

@@ -1,5 +1,4 @@
 // The destination's ear: one request of a source in, one answer out. Checks the token, finds or makes the migration's runner, lets it answer.
-using System.Collections.Concurrent;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.Extensions.Logging;
@@ -22,7 +21,7 @@ public sealed partial class PeerEndpoint : IDisposable
     private readonly IPlanCheck check;
     private readonly TimeProvider time;
     private readonly ILogger log;
-    private readonly ConcurrentDictionary<string, DestinationRunner> runners = new();
+    private readonly Dictionary<string, DestinationRunner> runners = [];
     private readonly Lock gate = new();
 
     public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, TimeProvider time, ILogger log)
@@ -39,7 +38,7 @@ public sealed partial class PeerEndpoint : IDisposable
     {
         foreach (DestinationState state in store.OpenDestinations())
         {
-            DestinationRunner runner = runners.GetOrAdd(state.Plan.Migration, _ => new DestinationRunner(state, store, resources, time));
+            DestinationRunner runner = Find(state.Plan.Migration)!;
             LogRecover(state.Plan.Migration, state.Plan.VmName, state.Name);
             if (!state.IsOwner)
                 await runner.AbortAsync("the destination's daemon was restarted in the middle", cancellationToken);
@@ -96,7 +95,7 @@ public sealed partial class PeerEndpoint : IDisposable
         // What a request began goes on when its connection is gone: only the saga decides what is undone.
         if (verb == "prepare")
             return PeerProtocol.Node(await Claim(token, PeerProtocol.Read<MigrationPlan>(body)).PrepareAsync(CancellationToken.None));
-        if (!runners.TryGetValue(token.Migration, out DestinationRunner? runner))
+        if (Find(token.Migration) is not { } runner)
         {
             if (verb == "abort")
                 return null; // Nothing was begun, so there is nothing to undo.
@@ -127,6 +126,20 @@ public sealed partial class PeerEndpoint : IDisposable
                 return null;
             default:
                 throw Refuse("VM_MIGRATE_FAILED", $"the destination does not know the request \"{verb}\"");
+        }
+    }
+
+    /// <summary>
+    /// A decision that is durable is answered for ever: also one that an earlier daemon wrote, when the answer was lost on its way to a source that
+    /// still waits for it.
+    /// </summary>
+    private DestinationRunner? Find(string migration)
+    {
+        lock (gate)
+        {
+            if (!runners.TryGetValue(migration, out DestinationRunner? runner) && store.Destination(migration) is { } state)
+                runners[migration] = runner = new DestinationRunner(state, store, resources, time);
+            return runner;
         }
     }
 

@@ -173,6 +173,24 @@ public sealed class MigrationTests : IDisposable
         Assert.Empty(store.OpenDestinations());
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_decision_is_answered_again_after_any_number_of_restarts(bool isAccepted)
+    {
+        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        JsonNode digests = (await AskAsync("loaded", null))["result"]!;
+        JsonObject grant = new() { ["epoch"] = isAccepted ? 8 : 9, ["digests"] = digests.DeepClone() };
+        string first = (await AskAsync("grant", grant.DeepClone()))["result"]!.ToJsonString();
+        for (int restart = 0; restart < 3; restart++)
+        {
+            endpoint.Dispose();
+            endpoint = Endpoint();
+            await endpoint.RecoverAsync(None);
+            Assert.Equal(first, (await AskAsync("grant", grant.DeepClone()))["result"]!.ToJsonString());
+        }
+    }
+
     [Fact]
     public void A_journal_and_the_ownership_it_brings_outlive_the_daemon()
     {
