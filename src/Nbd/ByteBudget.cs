@@ -24,6 +24,14 @@ internal sealed class ByteBudget(int limitBytes)
         }
     }
 
+    /// <summary>The same, waiting on a thread that may.</summary>
+    public void Acquire(int bytes)
+    {
+        ValueTask granted = AcquireAsync(bytes);
+        if (!granted.IsCompleted)
+            granted.AsTask().Wait();
+    }
+
     public void Release(int bytes)
     {
         lock (gate)

@@ -19,7 +19,7 @@ internal sealed class ClientConnection : IAsyncDisposable
     private readonly CancellationTokenSource closed = new();
     private readonly TaskCompletionSource<BlockIoException> lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly ITimer? watch;
-    private readonly Task reading;
+    private readonly TaskCompletionSource ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private BlockIoException? failure;
     private ulong lastCookie;
     private long lastSignAt;
@@ -35,7 +35,6 @@ internal sealed class ClientConnection : IAsyncDisposable
         replies = new ClientReplies(handshake.Reader, export, Find, Remove, () => Volatile.Write(ref lastSignAt, time.GetTimestamp()));
         if (requestTimeout != Timeout.InfiniteTimeSpan)
             watch = time.CreateTimer(_ => CheckTimeout(), null, requestTimeout / 8, requestTimeout / 8);
-        reading = Task.Run(ReadRepliesAsync);
     }
 
     public bool IsOpen => !closed.IsCancellationRequested;
@@ -96,11 +95,33 @@ internal sealed class ClientConnection : IAsyncDisposable
         }
 
         Fail(Errno.ESHUTDOWN, "the NBD client was closed", null);
-        await reading;
+        await ended.Task;
         if (watch is not null)
             await watch.DisposeAsync();
-        await handshake.DisposeAsync();
+        handshake.Dispose();
     }
+
+    /// <summary>The rest of the connection's thread: returns when the connection is gone, and everybody has been told.</summary>
+    public void ReadReplies()
+    {
+        try
+        {
+            replies.Run();
+            Fail(Errno.ESHUTDOWN, "the NBD server closed the connection", null);
+        }
+        catch (Exception e)
+        {
+            // Whatever it was, the connection is at its end, and nobody may wait for it.
+            Fail(Errno.ESHUTDOWN, "the NBD connection was lost: " + e.Message, e);
+        }
+        finally
+        {
+            ended.SetResult();
+        }
+    }
+
+    /// <summary>Nobody took the connection.</summary>
+    public void Abandon() => Fail(Errno.ESHUTDOWN, "nobody waits for the NBD client any more", null);
 
     private async ValueTask WaitForSlotAsync(CancellationToken cancellationToken)
     {
@@ -161,20 +182,6 @@ internal sealed class ClientConnection : IAsyncDisposable
         long oldest = OldestStart();
         if (oldest != long.MaxValue && time.GetElapsedTime(oldest) >= requestTimeout)
             Fail(Errno.ETIMEDOUT, $"the NBD server did not answer within {requestTimeout.TotalSeconds:0.###} s", null);
-    }
-
-    private async Task ReadRepliesAsync()
-    {
-        try
-        {
-            await replies.RunAsync(closed.Token);
-            Fail(Errno.ESHUTDOWN, "the NBD server closed the connection", null);
-        }
-        catch (Exception e)
-        {
-            // Whatever it was, the connection is at its end, and nobody may wait for it.
-            Fail(Errno.ESHUTDOWN, "the NBD connection was lost: " + e.Message, e);
-        }
     }
 
     private void Fail(Errno errno, string message, Exception? cause)

@@ -18,7 +18,7 @@ internal sealed record ClientExport(
     public bool HasAllocationContext => AllocationContextId is not null;
 }
 
-internal sealed class ClientHandshake : IAsyncDisposable
+internal sealed class ClientHandshake : IDisposable
 {
     private const int ReplyLimitBytes = 64 * 1024;
     private const int ReplyLimitCount = 256; // Information replies to one option.
@@ -48,39 +48,38 @@ internal sealed class ClientHandshake : IAsyncDisposable
     /// <summary>Cuts the connection: everything that waits for it fails at once.</summary>
     public void Abort() => plain.Dispose();
 
-    public async Task<ClientExport> RunAsync(string exportName, NbdTls? tls, CancellationToken cancellationToken)
+    public ClientExport Run(string exportName, NbdTls? tls)
     {
         byte[] name = Encoding.UTF8.GetBytes(exportName);
         if (name.Length > Protocol.StringLimitBytes)
             throw new BlockIoException(
                 Errno.EINVAL, $"an export name has at most {Protocol.StringLimitBytes} bytes, this one has {name.Length}");
-        await GreetAsync(cancellationToken);
+        Greet();
         if (tls is not null)
-            await StartTlsAsync(tls, cancellationToken);
-        hasStructuredReplies = await TryOptionAsync(Option.StructuredReply, [], cancellationToken);
+            StartTls(tls);
+        hasStructuredReplies = TryOption(Option.StructuredReply, []);
         if (hasStructuredReplies)
-            await TryOptionAsync(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)], cancellationToken);
+            TryOption(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)]);
         // GO, asking for the block sizes (one u16: information type 3).
-        if (!await TryOptionAsync(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize], cancellationToken))
-            await EnterByNameAsync(name, cancellationToken);
+        if (!TryOption(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize]))
+            EnterByName(name);
         if (sizeBytes is not >= 0)
             throw new NbdProtocolException("the server did not tell the export's size");
         int minimum = sizeBytes % minimumBlockBytes == 0 ? minimumBlockBytes : 1;
         return new ClientExport(sizeBytes.Value, flags, minimum, maximumBlockBytes, hasStructuredReplies, allocationContextId);
     }
 
-    public async ValueTask DisposeAsync()
+    public void Dispose()
     {
-        await plain.DisposeAsync();
-        Reader.Dispose();
+        plain.Dispose();
         if (!ReferenceEquals(plain, Stream))
-            await Stream.DisposeAsync();
+            Stream.Dispose();
     }
 
-    private async Task GreetAsync(CancellationToken cancellationToken)
+    private void Greet()
     {
         byte[] greeting = new byte[Protocol.GreetingBytes];
-        await Reader.ReadAsync(greeting, cancellationToken);
+        Reader.Read(greeting);
         if (BinaryPrimitives.ReadUInt64BigEndian(greeting) != Protocol.InitMagic)
             throw new NbdProtocolException("the peer is not an NBD server");
         ulong magic = BinaryPrimitives.ReadUInt64BigEndian(greeting.AsSpan(8));
@@ -92,41 +91,40 @@ internal sealed class ClientHandshake : IAsyncDisposable
         mayOmitZeroes = offered.HasFlag(HandshakeFlags.NoZeroes);
         byte[] answer = new byte[4];
         BinaryPrimitives.WriteUInt32BigEndian(answer, (uint)(offered & (HandshakeFlags.FixedNewstyle | HandshakeFlags.NoZeroes)));
-        await Stream.WriteAsync(answer, cancellationToken);
+        Stream.Write(answer);
     }
 
-    private async Task StartTlsAsync(NbdTls tls, CancellationToken cancellationToken)
+    private void StartTls(NbdTls tls)
     {
-        if (!await TryOptionAsync(Option.StartTls, [], cancellationToken))
+        if (!TryOption(Option.StartTls, []))
             throw new NbdProtocolException("the server does not offer TLS, which this client insists on");
         if (Reader.BufferedBytes > 0)
             throw new NbdProtocolException("plain text arrived together with the answer to STARTTLS");
-        Stream secure = await tls.AuthenticateAsClientAsync(plain, cancellationToken);
-        Reader.Dispose();
+        Stream secure = tls.AuthenticateAsClient(plain);
         Stream = secure;
         Reader = new WireReader(secure);
     }
 
-    private async Task EnterByNameAsync(byte[] name, CancellationToken cancellationToken)
+    private void EnterByName(byte[] name)
     {
-        await SendOptionAsync(Option.ExportName, name, cancellationToken);
+        SendOption(Option.ExportName, name);
         byte[] reply = new byte[Protocol.ExportNameReplyBytes];
-        if (!await Reader.TryReadAsync(reply, cancellationToken))
+        if (!Reader.TryRead(reply))
             throw new BlockIoException(Errno.ENOENT, "the server has no such export");
         sizeBytes = (long)BinaryPrimitives.ReadUInt64BigEndian(reply);
         flags = (TransmissionFlags)BinaryPrimitives.ReadUInt16BigEndian(reply.AsSpan(8));
         if (!mayOmitZeroes)
-            await Reader.SkipAsync(Protocol.ExportNameZeroesBytes, cancellationToken);
+            Reader.Skip(Protocol.ExportNameZeroesBytes);
     }
 
     /// <summary>One option and all its replies. False when the server does not do it; an exception when it refuses us.</summary>
-    private async Task<bool> TryOptionAsync(Option option, byte[] data, CancellationToken cancellationToken)
+    private bool TryOption(Option option, byte[] data)
     {
-        await SendOptionAsync(option, data, cancellationToken);
+        SendOption(option, data);
         byte[] header = new byte[Protocol.OptionReplyHeaderBytes];
         for (int count = 0; count < ReplyLimitCount; count++)
         {
-            await Reader.ReadAsync(header, cancellationToken);
+            Reader.Read(header);
             if (BinaryPrimitives.ReadUInt64BigEndian(header) != Protocol.OptionReplyMagic
                 || BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(8)) != (uint)option)
                 throw new NbdProtocolException($"the answer to option {option} is not one");
@@ -135,7 +133,7 @@ internal sealed class ClientHandshake : IAsyncDisposable
             if (length > ReplyLimitBytes)
                 throw new NbdProtocolException($"the answer to option {option} claims {length} bytes");
             byte[] reply = new byte[length];
-            await Reader.ReadAsync(reply, cancellationToken);
+            Reader.Read(reply);
             if (type == OptionReply.Ack)
                 return true;
             if ((type & OptionReply.ErrorBit) != 0)
@@ -186,14 +184,14 @@ internal sealed class ClientHandshake : IAsyncDisposable
         maximumBlockBytes = (int)Math.Min(maximum, Protocol.PayloadLimitBytes);
     }
 
-    private async Task SendOptionAsync(Option option, byte[] data, CancellationToken cancellationToken)
+    private void SendOption(Option option, byte[] data)
     {
         byte[] message = new byte[Protocol.OptionHeaderBytes + data.Length];
         BinaryPrimitives.WriteUInt64BigEndian(message, Protocol.OptionMagic);
         BinaryPrimitives.WriteUInt32BigEndian(message.AsSpan(8), (uint)option);
         BinaryPrimitives.WriteUInt32BigEndian(message.AsSpan(12), (uint)data.Length);
         data.CopyTo(message, Protocol.OptionHeaderBytes);
-        await Stream.WriteAsync(message, cancellationToken);
+        Stream.Write(message);
     }
 
     private static byte[] Counted(ReadOnlySpan<byte> text)

@@ -15,9 +15,9 @@ internal sealed class ClientReplies(
 
     /// <summary>Until the server closes between two messages.</summary>
     /// <exception cref="NbdProtocolException">A reply that no honest server sends; the stream cannot be trusted any further.</exception>
-    public async Task RunAsync(CancellationToken cancellationToken)
+    public void Run()
     {
-        while (await reader.TryReadAsync(header.AsMemory(0, Protocol.SimpleReplyBytes), cancellationToken))
+        while (reader.TryRead(header.AsSpan(0, Protocol.SimpleReplyBytes)))
         {
             onSign();
             uint magic = BinaryPrimitives.ReadUInt32BigEndian(header);
@@ -26,26 +26,26 @@ internal sealed class ClientReplies(
                 throw new NbdProtocolException("a reply does not start with its magic");
             ClientRequest request = find(cookie) ?? throw new NbdProtocolException("a reply to a request that is not in flight");
             if (magic == Protocol.SimpleReplyMagic)
-                await TakeSimpleAsync(request, BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(4)), cancellationToken);
+                TakeSimple(request, BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(4)));
             else
-                await TakeChunkAsync(request, cancellationToken);
+                TakeChunk(request);
         }
     }
 
-    private async ValueTask TakeSimpleAsync(ClientRequest request, uint error, CancellationToken cancellationToken)
+    private void TakeSimple(ClientRequest request, uint error)
     {
         if (request.Command == Command.BlockStatus || (request.Command == Command.Read && export.HasStructuredReplies))
             throw new NbdProtocolException($"a simple reply to {request.Command}, which needs a structured one");
         if (error == 0 && request.Command == Command.Read)
-            await ReceiveAsync(request, 0, (int)request.LengthBytes, cancellationToken);
+            Receive(request, 0, (int)request.LengthBytes);
         Finish(request, error == 0 ? null : Protocol.FromWire(error));
     }
 
-    private async ValueTask TakeChunkAsync(ClientRequest request, CancellationToken cancellationToken)
+    private void TakeChunk(ClientRequest request)
     {
         bool isDone = (BinaryPrimitives.ReadUInt16BigEndian(header.AsSpan(4)) & (ushort)ChunkFlags.Done) != 0;
         ChunkType type = (ChunkType)BinaryPrimitives.ReadUInt16BigEndian(header.AsSpan(6));
-        await reader.ReadAsync(header.AsMemory(16, 4), cancellationToken);
+        reader.Read(header.AsSpan(16, 4));
         uint length = BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(16));
         if (!export.HasStructuredReplies)
             throw new NbdProtocolException("a structured reply, which was not negotiated");
@@ -54,17 +54,17 @@ internal sealed class ClientReplies(
             case ChunkType.None when isDone && length == 0:
                 break;
             case ChunkType.OffsetData when request.Command == Command.Read && length > 8:
-                await TakeDataAsync(request, length - 8, cancellationToken);
+                TakeData(request, length - 8);
                 break;
             case ChunkType.OffsetHole when request.Command == Command.Read && length == 12:
-                await TakeHoleAsync(request, cancellationToken);
+                TakeHole(request);
                 break;
             case ChunkType.BlockStatus when request.Command == Command.BlockStatus && length is > 4 and <= ExtentsLimitBytes
                 && length % 8 == 4:
-                await TakeExtentsAsync(request, (int)length, cancellationToken);
+                TakeExtents(request, (int)length);
                 break;
             case var _ when (type & ChunkType.ErrorBit) != 0 && length is >= 6 and <= ErrorLimitBytes:
-                await TakeErrorAsync(request, (int)length, cancellationToken);
+                TakeError(request, (int)length);
                 break;
             default:
                 throw new NbdProtocolException($"a chunk of type 0x{(ushort)type:x} with {length} bytes cannot answer {request.Command}");
@@ -74,16 +74,16 @@ internal sealed class ClientReplies(
             FinishStructured(request);
     }
 
-    private async ValueTask TakeDataAsync(ClientRequest request, uint length, CancellationToken cancellationToken)
+    private void TakeData(ClientRequest request, uint length)
     {
-        await reader.ReadAsync(header.AsMemory(20, 8), cancellationToken);
+        reader.Read(header.AsSpan(20, 8));
         int at = Cover(request, BinaryPrimitives.ReadUInt64BigEndian(header.AsSpan(20)), length);
-        await ReceiveAsync(request, at, (int)length, cancellationToken);
+        Receive(request, at, (int)length);
     }
 
-    private async ValueTask TakeHoleAsync(ClientRequest request, CancellationToken cancellationToken)
+    private void TakeHole(ClientRequest request)
     {
-        await reader.ReadAsync(header.AsMemory(20, 12), cancellationToken);
+        reader.Read(header.AsSpan(20, 12));
         uint length = BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(28));
         int at = Cover(request, BinaryPrimitives.ReadUInt64BigEndian(header.AsSpan(20)), length);
         if (!request.TryBeginReceive())
@@ -101,17 +101,17 @@ internal sealed class ClientReplies(
         return (int)at;
     }
 
-    private async ValueTask ReceiveAsync(ClientRequest request, int at, int length, CancellationToken cancellationToken)
+    private void Receive(ClientRequest request, int at, int length)
     {
         if (!request.TryBeginReceive())
         {
-            await reader.SkipAsync(length, cancellationToken);
+            reader.Skip(length);
             return;
         }
 
         try
         {
-            await reader.ReadAsync(request.Destination.Slice(at, length), cancellationToken);
+            reader.Read(request.Destination.Slice(at, length).Span);
         }
         finally
         {
@@ -119,10 +119,10 @@ internal sealed class ClientReplies(
         }
     }
 
-    private async ValueTask TakeExtentsAsync(ClientRequest request, int length, CancellationToken cancellationToken)
+    private void TakeExtents(ClientRequest request, int length)
     {
         byte[] bytes = new byte[length];
-        await reader.ReadAsync(bytes, cancellationToken);
+        reader.Read(bytes);
         if (BinaryPrimitives.ReadUInt32BigEndian(bytes) != export.AllocationContextId || request.Extents.Count > 0)
             throw new NbdProtocolException("block status of a context that was not asked for, or twice");
         List<BlockExtent> extents = [];
@@ -141,10 +141,10 @@ internal sealed class ClientReplies(
         request.Extents = extents;
     }
 
-    private async ValueTask TakeErrorAsync(ClientRequest request, int length, CancellationToken cancellationToken)
+    private void TakeError(ClientRequest request, int length)
     {
         byte[] bytes = new byte[length];
-        await reader.ReadAsync(bytes, cancellationToken);
+        reader.Read(bytes);
         request.ReplyError ??= Protocol.FromWire(BinaryPrimitives.ReadUInt32BigEndian(bytes));
     }
 

@@ -10,7 +10,7 @@ namespace Nbd;
 internal sealed class ClientRequest : Outgoing, IValueTaskSource
 {
     private readonly Lock gate = new();
-    private ManualResetValueTaskSourceCore<bool> completion = new() { RunContinuationsAsynchronously = true };
+    private ManualResetValueTaskSourceCore<bool> completion; // Continues on the thread that has the reply: one wake-up less.
     private bool isSending;
     private bool isReceiving;
     private bool isCompleted;

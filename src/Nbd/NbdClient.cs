@@ -1,4 +1,5 @@
-// The client's end as a block device. Requests are matched to replies by cookie; many are in flight; a reader task owns the receiving half.
+// The client's end as a block device. Requests are matched to replies by cookie; many are in flight; the connection has a thread of its own, which
+// owns the receiving half and runs what waits for a reply.
 using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
@@ -27,7 +28,7 @@ public sealed record NbdClientOptions
 /// <summary>
 /// An export of an NBD server. When the connection is lost, running and later calls fail with <see cref="Errno.ESHUTDOWN"/>; there is no
 /// reconnect, because only the caller knows whether it is still the same disk. A cancelled call returns once its buffer is out of use; what
-/// it asked for may still happen on the server.
+/// it asked for may still happen on the server. What continues after a call runs on the connection's thread: it must not wait there.
 /// </summary>
 public sealed class NbdClient : IBlockDevice
 {
@@ -81,20 +82,30 @@ public sealed class NbdClient : IBlockDevice
         if (uri.IsTls && options.Tls is null)
             throw new BlockIoException(
                 Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
-        return await WithinAsync(
-            options,
-            async limit =>
+        string where = uri.SocketPath ?? $"{uri.Host}:{uri.Port}";
+        try
+        {
+            if (uri.SocketPath is not { } path)
             {
-                Socket socket = await OpenAsync(uri, limit);
-                return await NegotiateAsync(NbdSocket.StreamOf(socket), uri.ExportName, options, limit);
-            },
-            cancellationToken);
+                Socket socket = new(SocketType.Stream, ProtocolType.Tcp);
+                return await ConnectAsync(socket, () => socket.Connect(uri.Host!, uri.Port), uri.ExportName, options, cancellationToken);
+            }
+
+            // A socket's address holds 108 bytes; a stable name (a link with two uuids in it) may be longer than what it points to.
+            UnixDomainSocketEndPoint endPoint = new(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
+            Socket unix = NbdSocket.Create(endPoint);
+            return await ConnectAsync(unix, () => unix.Connect(endPoint), uri.ExportName, options, cancellationToken);
+        }
+        catch (Exception e) when (e is SocketException or ArgumentException || e is IOException and not (BlockIoException or NbdProtocolException))
+        {
+            throw new BlockIoException(Errno.ESHUTDOWN, $"no NBD server at {where}: {e.Message}", e);
+        }
     }
 
-    /// <summary>The same over a connection that somebody else made (a passed file descriptor). The stream becomes the client's.</summary>
+    /// <summary>The same over a connection that somebody else made (a passed file descriptor). The socket becomes the client's.</summary>
     public static Task<NbdClient> ConnectAsync(
-        Stream stream, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
-        WithinAsync(options, limit => NegotiateAsync(stream, exportName, options, limit), cancellationToken);
+        Socket connected, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
+        ConnectAsync(connected, static () => { }, exportName, options, cancellationToken);
 
     public async ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken)
     {
@@ -198,72 +209,66 @@ public sealed class NbdClient : IBlockDevice
         }
     }
 
-    private static async Task<NbdClient> WithinAsync(
-        NbdClientOptions options, Func<CancellationToken, Task<NbdClient>> connect, CancellationToken cancellationToken)
+    private static async Task<NbdClient> ConnectAsync(
+        Socket socket, Action connect, string exportName, NbdClientOptions options, CancellationToken cancellationToken)
     {
         using CancellationTokenSource limit = new(options.ConnectTimeout, options.Time);
         using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cancellationToken);
+        using CancellationTokenRegistration cut = either.Token.Register(socket.Dispose);
+        TaskCompletionSource<NbdClient> opened = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        _ = DedicatedThread.Run("NBD client", () => Serve(socket, connect, exportName, options, opened));
         try
         {
-            return await connect(either.Token);
+            return await opened.Task.WaitAsync(either.Token);
         }
-        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        catch (OperationCanceledException) when (either.IsCancellationRequested)
         {
+            if (!opened.TrySetCanceled(either.Token) && opened.Task.IsCompletedSuccessfully)
+                await (await opened.Task).DisposeAsync();
+            cancellationToken.ThrowIfCancellationRequested();
             throw new BlockIoException(
                 Errno.ETIMEDOUT, $"the NBD server did not finish the handshake within {options.ConnectTimeout.TotalSeconds:0.#} s");
         }
     }
 
-    private static async Task<Socket> OpenAsync(NbdUri uri, CancellationToken cancellationToken)
+    // The life of the connection's thread: it connects, shakes hands, tells who asked, and then reads replies to the end.
+    private static bool Serve(
+        Socket socket, Action connect, string exportName, NbdClientOptions options, TaskCompletionSource<NbdClient> opened)
     {
-        string where = uri.SocketPath ?? $"{uri.Host}:{uri.Port}";
-        Socket? socket = null;
+        NbdClient client;
         try
         {
-            if (uri.SocketPath is { } path)
-            {
-                // A socket's address holds 108 bytes; a stable name (a link with two uuids in it) may be longer than what it points to.
-                UnixDomainSocketEndPoint endPoint = new(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
-                socket = NbdSocket.Create(endPoint);
-                await socket.ConnectAsync(endPoint, cancellationToken);
-            }
-            else
-            {
-                socket = new Socket(SocketType.Stream, ProtocolType.Tcp);
-                await socket.ConnectAsync(uri.Host!, uri.Port, cancellationToken);
-            }
+            connect();
+            client = Negotiate(NbdSocket.StreamOf(socket), exportName, options);
+        }
+        catch (Exception e)
+        {
+            socket.Dispose();
+            return opened.TrySetException(e); // The thread's boundary: whoever connects hears of it.
+        }
 
-            return socket;
-        }
-        catch (Exception e) when (e is SocketException or ArgumentException or IOException)
-        {
-            socket?.Dispose();
-            throw new BlockIoException(Errno.ESHUTDOWN, $"no NBD server at {where}: {e.Message}", e);
-        }
-        catch
-        {
-            socket?.Dispose();
-            throw;
-        }
+        if (!opened.TrySetResult(client))
+            client.connection.Abandon();
+        client.connection.ReadReplies();
+        return true;
     }
 
-    private static async Task<NbdClient> NegotiateAsync(
-        Stream stream, string exportName, NbdClientOptions options, CancellationToken cancellationToken)
+    private static NbdClient Negotiate(SocketStream stream, string exportName, NbdClientOptions options)
     {
         ClientHandshake handshake = new(stream);
         try
         {
-            ClientExport export = await handshake.RunAsync(exportName, options.Tls, cancellationToken);
+            ClientExport export = handshake.Run(exportName, options.Tls);
             return new NbdClient(new ClientConnection(handshake, export, options), export);
         }
-        catch (IOException e) when (e is not (BlockIoException or NbdProtocolException))
+        catch (Exception e) when (e is ObjectDisposedException || e is IOException and not (BlockIoException or NbdProtocolException))
         {
-            await handshake.DisposeAsync();
+            handshake.Dispose();
             throw new BlockIoException(Errno.ESHUTDOWN, "the server ended the handshake: " + e.Message, e);
         }
         catch
         {
-            await handshake.DisposeAsync();
+            handshake.Dispose();
             throw;
         }
     }

@@ -162,7 +162,7 @@ public sealed class NbdListener : IAsyncDisposable
                 return;
             }
 
-            Task session = Task.Run(() => ServeAsync(client));
+            Task session = ServeAsync(client);
             sessions.Add(session);
             _ = session.ContinueWith(Forget, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
         }
@@ -178,8 +178,7 @@ public sealed class NbdListener : IAsyncDisposable
     {
         try
         {
-            await using Stream stream = NbdSocket.StreamOf(client);
-            onSessionEnd(await NbdServer.ServeAsync(stream, options, stop.Token));
+            onSessionEnd(await NbdServer.ServeAsync(client, options, stop.Token));
         }
         catch (InvariantException bug)
         {

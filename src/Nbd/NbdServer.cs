@@ -1,4 +1,6 @@
-// One client's connection, from the greeting to the last reply (docs/formats/nbd.md).
+// One client's connection, from the greeting to the last reply (docs/formats/nbd.md). It has a thread of its own, which reads, and which runs
+// the requests of a device that answers at once.
+using System.Net.Sockets;
 using Platform;
 
 namespace Nbd;
@@ -37,20 +39,25 @@ public static class NbdServer
 {
     /// <summary>
     /// Serves one connection to its end. A faulty client is this method's result, not an exception. Cancelling stops it gracefully: running
-    /// requests are answered within the drain timeout. No request is in flight afterwards, and the stream is closed.
+    /// requests are answered within the drain timeout. No request is in flight afterwards, and the socket, which becomes ours, is closed.
     /// </summary>
-    public static async Task<NbdSessionEnd> ServeAsync(Stream stream, NbdServerOptions options, CancellationToken cancellationToken)
+    public static Task<NbdSessionEnd> ServeAsync(Socket client, NbdServerOptions options, CancellationToken cancellationToken) =>
+        DedicatedThread.Run("NBD server", () => Serve(client, options, cancellationToken));
+
+    private static NbdSessionEnd Serve(Socket client, NbdServerOptions options, CancellationToken cancellationToken)
     {
         try
         {
-            using ServerHandshake handshake = new(stream, options);
-            NbdExport? export = await NegotiateAsync(handshake, options, cancellationToken);
+            using SocketStream socket = NbdSocket.StreamOf(client);
+            socket.BelongToThisThread();
+            using ServerHandshake handshake = new(socket, options);
+            NbdExport? export = Negotiate(handshake, options, cancellationToken);
             if (export is null)
                 return new NbdSessionEnd(true, "the client left during the handshake");
             try
             {
-                using ServerTransmission transmission = new(handshake, export, options);
-                return await transmission.RunAsync(cancellationToken);
+                using ServerTransmission transmission = new(socket, handshake, export, options);
+                return transmission.Run(cancellationToken);
             }
             finally
             {
@@ -61,7 +68,7 @@ public static class NbdServer
         {
             return new NbdSessionEnd(false, e.Message);
         }
-        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        catch (Exception e) when (e is IOException or SocketException or ObjectDisposedException)
         {
             return new NbdSessionEnd(false, "the connection was lost: " + e.Message);
         }
@@ -71,17 +78,18 @@ public static class NbdServer
         }
     }
 
-    private static async Task<NbdExport?> NegotiateAsync(
-        ServerHandshake handshake, NbdServerOptions options, CancellationToken cancellationToken)
+    private static NbdExport? Negotiate(ServerHandshake handshake, NbdServerOptions options, CancellationToken cancellationToken)
     {
         using CancellationTokenSource limit = new(options.HandshakeTimeout, options.Time);
         using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cancellationToken);
+        using CancellationTokenRegistration cut = either.Token.Register(handshake.Abort);
         try
         {
-            return await handshake.RunAsync(either.Token);
+            return handshake.Run();
         }
-        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        catch (Exception e) when (either.IsCancellationRequested && e is IOException or ObjectDisposedException)
         {
+            cancellationToken.ThrowIfCancellationRequested();
             throw new NbdProtocolException($"the handshake took longer than {options.HandshakeTimeout.TotalSeconds:0.#} s");
         }
     }

@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using Platform;
 
 namespace Nbd;
 
@@ -12,7 +13,7 @@ internal static class NbdSocket
         ? new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
         : new Socket(endPoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
 
-    public static Stream StreamOf(Socket connected)
+    public static SocketStream StreamOf(Socket connected)
     {
         if (connected.AddressFamily != AddressFamily.Unix)
         {
@@ -22,6 +23,6 @@ internal static class NbdSocket
             connected.SetSocketOption(SocketOptionLevel.Tcp, SocketOptionName.TcpKeepAliveInterval, KeepAliveSeconds / 3);
         }
 
-        return new NetworkStream(connected, ownsSocket: true);
+        return new SocketStream(connected);
     }
 }

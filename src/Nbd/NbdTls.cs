@@ -43,7 +43,7 @@ public sealed class NbdTls
     public static string FingerprintOf(X509Certificate2 certificate) =>
         Convert.ToHexStringLower(SHA256.HashData(certificate.RawDataMemory.Span));
 
-    internal async Task<Stream> AuthenticateAsServerAsync(Stream plain, CancellationToken cancellationToken)
+    internal SslStream AuthenticateAsServer(Stream plain)
     {
         SslStream stream = new(plain, leaveInnerStreamOpen: true);
         SslServerAuthenticationOptions options = new()
@@ -52,11 +52,11 @@ public sealed class NbdTls
             EnabledSslProtocols = Accepted,
             ClientCertificateRequired = false,
         };
-        await AuthenticateAsync(stream, () => stream.AuthenticateAsServerAsync(options, cancellationToken));
+        Authenticate(stream, () => stream.AuthenticateAsServer(options));
         return stream;
     }
 
-    internal async Task<Stream> AuthenticateAsClientAsync(Stream plain, CancellationToken cancellationToken)
+    internal SslStream AuthenticateAsClient(Stream plain)
     {
         if (certificate is not null)
             throw new InvalidOperationException("these TLS options are a server's");
@@ -67,27 +67,27 @@ public sealed class NbdTls
             EnabledSslProtocols = Accepted,
             RemoteCertificateValidationCallback = (_, presented, _, _) => IsPinned(presented),
         };
-        await AuthenticateAsync(stream, () => stream.AuthenticateAsClientAsync(options, cancellationToken));
+        Authenticate(stream, () => stream.AuthenticateAsClient(options));
         return stream;
     }
 
     private bool IsPinned(X509Certificate? presented) =>
         presented is not null && CryptographicOperations.FixedTimeEquals(SHA256.HashData(presented.GetRawCertData()), pinned);
 
-    private static async Task AuthenticateAsync(SslStream stream, Func<Task> authenticate)
+    private static void Authenticate(SslStream stream, Action authenticate)
     {
         try
         {
-            await authenticate();
+            authenticate();
         }
         catch (AuthenticationException e)
         {
-            await stream.DisposeAsync();
+            stream.Dispose();
             throw new NbdProtocolException("TLS could not be established: " + e.Message, e);
         }
         catch
         {
-            await stream.DisposeAsync();
+            stream.Dispose();
             throw;
         }
     }

@@ -40,24 +40,24 @@ internal sealed class ServerHandshake : IDisposable
     public bool HasAllocationContext { get; private set; }
 
     /// <summary>The export that the client entered, or null when it left.</summary>
-    public async Task<NbdExport?> RunAsync(CancellationToken cancellationToken)
+    public NbdExport? Run()
     {
-        await GreetAsync(cancellationToken);
+        Greet();
         for (int count = 0; count < OptionLimitCount; count++)
         {
-            if (!await Reader.TryReadAsync(header, cancellationToken))
+            if (!Reader.TryRead(header))
                 return null;
             if (BinaryPrimitives.ReadUInt64BigEndian(header) != Protocol.OptionMagic)
                 throw new NbdProtocolException("an option does not start with its magic");
             Option option = (Option)BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(8));
-            byte[] data = await ReadDataAsync(option, BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(12)), cancellationToken);
+            byte[] data = ReadData(option, BinaryPrimitives.ReadUInt32BigEndian(header.AsSpan(12)));
             if (option == Option.Abort)
             {
-                await ReplyAsync(option, OptionReply.Ack, [], cancellationToken);
+                Reply(option, OptionReply.Ack, []);
                 return null;
             }
 
-            if (await AnswerAsync(option, data, cancellationToken) is { } export)
+            if (Answer(option, data) is { } export)
                 return export;
         }
 
@@ -70,76 +70,75 @@ internal sealed class ServerHandshake : IDisposable
     public void Dispose()
     {
         plain.Dispose();
-        Reader.Dispose();
         if (!ReferenceEquals(Stream, plain))
             Stream.Dispose();
     }
 
-    private async Task GreetAsync(CancellationToken cancellationToken)
+    private void Greet()
     {
         byte[] greeting = new byte[Protocol.GreetingBytes];
         BinaryPrimitives.WriteUInt64BigEndian(greeting, Protocol.InitMagic);
         BinaryPrimitives.WriteUInt64BigEndian(greeting.AsSpan(8), Protocol.OptionMagic);
         BinaryPrimitives.WriteUInt16BigEndian(greeting.AsSpan(16), (ushort)Offered);
-        await Stream.WriteAsync(greeting, cancellationToken);
-        await Reader.ReadAsync(header.AsMemory(0, 4), cancellationToken);
+        Stream.Write(greeting);
+        Reader.Read(header.AsSpan(0, 4));
         uint flags = BinaryPrimitives.ReadUInt32BigEndian(header);
         if ((flags & ~(uint)Offered) != 0)
             throw new NbdProtocolException($"unknown client flags 0x{flags:x}");
         clientFlags = (HandshakeFlags)flags;
     }
 
-    private async Task<byte[]> ReadDataAsync(Option option, uint lengthBytes, CancellationToken cancellationToken)
+    private byte[] ReadData(Option option, uint lengthBytes)
     {
         if (lengthBytes > OptionLimitBytes)
         {
             if (option != Option.ExportName)
-                await ReplyAsync(option, OptionReply.TooBig, [], cancellationToken);
+                Reply(option, OptionReply.TooBig, []);
             throw new NbdProtocolException($"option {option} carries {lengthBytes} bytes, more than {OptionLimitBytes}");
         }
 
         byte[] data = lengthBytes == 0 ? [] : new byte[lengthBytes];
-        await Reader.ReadAsync(data, cancellationToken);
+        Reader.Read(data);
         return data;
     }
 
-    private async Task<NbdExport?> AnswerAsync(Option option, byte[] data, CancellationToken cancellationToken)
+    private NbdExport? Answer(Option option, byte[] data)
     {
         if (options.Tls is not null && !isSecure && option != Option.StartTls)
         {
             if (option == Option.ExportName)
                 throw new NbdProtocolException("the client asked for an export before TLS, which is required");
-            await ReplyAsync(option, OptionReply.TlsRequired, "TLS is required"u8.ToArray(), cancellationToken);
+            Reply(option, OptionReply.TlsRequired, "TLS is required"u8.ToArray());
             return null;
         }
 
         switch (option)
         {
             case Option.ExportName:
-                return await EnterByNameAsync(data, cancellationToken);
+                return EnterByName(data);
             case Option.Go or Option.Info:
-                return await InfoAsync(option, data, cancellationToken);
+                return Info(option, data);
             case Option.List:
-                await ListAsync(data, cancellationToken);
+                List(data);
                 return null;
             case Option.StartTls:
-                await StartTlsAsync(data, cancellationToken);
+                StartTls(data);
                 return null;
             case Option.StructuredReply:
                 HasStructuredReplies |= data.Length == 0;
-                await ReplyAsync(option, data.Length == 0 ? OptionReply.Ack : OptionReply.Invalid, [], cancellationToken);
+                Reply(option, data.Length == 0 ? OptionReply.Ack : OptionReply.Invalid, []);
                 return null;
             case Option.SetMetaContext or Option.ListMetaContext:
-                await MetaContextAsync(option, data, cancellationToken);
+                MetaContext(option, data);
                 return null;
             default:
-                await ReplyAsync(option, OptionReply.Unsupported, [], cancellationToken);
+                Reply(option, OptionReply.Unsupported, []);
                 return null;
         }
     }
 
     // EXPORT_NAME has no error reply: what it cannot have ends the connection.
-    private async Task<NbdExport> EnterByNameAsync(byte[] data, CancellationToken cancellationToken)
+    private NbdExport EnterByName(byte[] data)
     {
         if (data.Length > Protocol.StringLimitBytes || !TryText(data, out string name) || options.Find(name) is not { } export
             || !export.TryEnter())
@@ -149,46 +148,46 @@ internal sealed class ServerHandshake : IDisposable
             + (clientFlags.HasFlag(HandshakeFlags.NoZeroes) ? 0 : Protocol.ExportNameZeroesBytes)];
         BinaryPrimitives.WriteUInt64BigEndian(reply, (ulong)export.Device.LengthBytes);
         BinaryPrimitives.WriteUInt16BigEndian(reply.AsSpan(8), (ushort)FlagsOf(export));
-        return await EnterAsync(export, async () => await Stream.WriteAsync(reply, cancellationToken));
+        return Enter(export, () => Stream.Write(reply));
     }
 
-    private async Task<NbdExport?> InfoAsync(Option option, byte[] data, CancellationToken cancellationToken)
+    private NbdExport? Info(Option option, byte[] data)
     {
         // u32 name length, name, u16 count, that many u16 information types. We always send both that we have.
         OptionData fields = new(data);
         if (!fields.TryString(out string name) || !fields.TryUInt16(out ushort count) || fields.Remaining != count * 2)
         {
-            await ReplyAsync(option, OptionReply.Invalid, [], cancellationToken);
+            Reply(option, OptionReply.Invalid, []);
             return null;
         }
 
         if (options.Find(name) is not { } export)
         {
-            await ReplyAsync(option, OptionReply.Unknown, "no such export"u8.ToArray(), cancellationToken);
+            Reply(option, OptionReply.Unknown, "no such export"u8.ToArray());
             return null;
         }
 
         if (option == Option.Info)
         {
-            await SendInfoAsync(option, export, cancellationToken);
+            SendInfo(option, export);
             return null;
         }
 
         if (!export.TryEnter())
         {
-            await ReplyAsync(option, OptionReply.Shutdown, "the export is being closed"u8.ToArray(), cancellationToken);
+            Reply(option, OptionReply.Shutdown, "the export is being closed"u8.ToArray());
             return null;
         }
 
         HasAllocationContext = allocationExport == name;
-        return await EnterAsync(export, () => SendInfoAsync(option, export, cancellationToken));
+        return Enter(export, () => SendInfo(option, export));
     }
 
-    private static async Task<NbdExport> EnterAsync(NbdExport export, Func<Task> answer)
+    private static NbdExport Enter(NbdExport export, Action answer)
     {
         try
         {
-            await answer();
+            answer();
             return export;
         }
         catch
@@ -198,13 +197,13 @@ internal sealed class ServerHandshake : IDisposable
         }
     }
 
-    private async Task SendInfoAsync(Option option, NbdExport export, CancellationToken cancellationToken)
+    private void SendInfo(Option option, NbdExport export)
     {
         byte[] size = new byte[12];
         BinaryPrimitives.WriteUInt16BigEndian(size, (ushort)InfoType.Export);
         BinaryPrimitives.WriteUInt64BigEndian(size.AsSpan(2), (ulong)export.Device.LengthBytes);
         BinaryPrimitives.WriteUInt16BigEndian(size.AsSpan(10), (ushort)FlagsOf(export));
-        await ReplyAsync(option, OptionReply.Info, size, cancellationToken);
+        Reply(option, OptionReply.Info, size);
 
         byte[] block = new byte[14];
         int minimum = export.Device.BlockSizeBytes;
@@ -212,8 +211,8 @@ internal sealed class ServerHandshake : IDisposable
         BinaryPrimitives.WriteUInt32BigEndian(block.AsSpan(2), (uint)minimum);
         BinaryPrimitives.WriteUInt32BigEndian(block.AsSpan(6), (uint)Math.Max(minimum, PreferredBlockBytes));
         BinaryPrimitives.WriteUInt32BigEndian(block.AsSpan(10), Protocol.PayloadLimitBytes);
-        await ReplyAsync(option, OptionReply.Info, block, cancellationToken);
-        await ReplyAsync(option, OptionReply.Ack, [], cancellationToken);
+        Reply(option, OptionReply.Info, block);
+        Reply(option, OptionReply.Ack, []);
     }
 
     private TransmissionFlags FlagsOf(NbdExport export)
@@ -227,11 +226,11 @@ internal sealed class ServerHandshake : IDisposable
         return export.IsCoherent ? flags | TransmissionFlags.CanMultiConn : flags;
     }
 
-    private async Task ListAsync(byte[] data, CancellationToken cancellationToken)
+    private void List(byte[] data)
     {
         if (data.Length != 0)
         {
-            await ReplyAsync(Option.List, OptionReply.Invalid, [], cancellationToken);
+            Reply(Option.List, OptionReply.Invalid, []);
             return;
         }
 
@@ -241,27 +240,26 @@ internal sealed class ServerHandshake : IDisposable
             byte[] reply = new byte[4 + name.Length];
             BinaryPrimitives.WriteUInt32BigEndian(reply, (uint)name.Length);
             name.CopyTo(reply, 4);
-            await ReplyAsync(Option.List, OptionReply.Server, reply, cancellationToken);
+            Reply(Option.List, OptionReply.Server, reply);
         }
 
-        await ReplyAsync(Option.List, OptionReply.Ack, [], cancellationToken);
+        Reply(Option.List, OptionReply.Ack, []);
     }
 
-    private async Task StartTlsAsync(byte[] data, CancellationToken cancellationToken)
+    private void StartTls(byte[] data)
     {
         OptionReply refusal = options.Tls is null ? OptionReply.Unsupported : OptionReply.Invalid;
         if (options.Tls is null || isSecure || data.Length != 0)
         {
-            await ReplyAsync(Option.StartTls, refusal, [], cancellationToken);
+            Reply(Option.StartTls, refusal, []);
             return;
         }
 
         // An honest client waits for the answer. Plain text that is here already was put there by somebody else (CVE-2021-3716).
         if (Reader.BufferedBytes > 0)
             throw new NbdProtocolException("plain text arrived together with STARTTLS");
-        await ReplyAsync(Option.StartTls, OptionReply.Ack, [], cancellationToken);
-        Stream secure = await options.Tls.AuthenticateAsServerAsync(plain, cancellationToken);
-        Reader.Dispose();
+        Reply(Option.StartTls, OptionReply.Ack, []);
+        Stream secure = options.Tls.AuthenticateAsServer(plain);
         Stream = secure;
         Reader = new WireReader(secure);
         isSecure = true;
@@ -269,7 +267,7 @@ internal sealed class ServerHandshake : IDisposable
         allocationExport = null;
     }
 
-    private async Task MetaContextAsync(Option option, byte[] data, CancellationToken cancellationToken)
+    private void MetaContext(Option option, byte[] data)
     {
         // u32 name length, name, u32 count, that many (u32 length, query). A list with no query asks for everything.
         OptionData fields = new(data);
@@ -286,28 +284,28 @@ internal sealed class ServerHandshake : IDisposable
             allocationExport = null;
         if (!isValid || fields.Remaining != 0 || (isSet && !HasStructuredReplies))
         {
-            await ReplyAsync(option, OptionReply.Invalid, [], cancellationToken);
+            Reply(option, OptionReply.Invalid, []);
             return;
         }
 
         if (options.Find(name) is null)
         {
-            await ReplyAsync(option, OptionReply.Unknown, "no such export"u8.ToArray(), cancellationToken);
+            Reply(option, OptionReply.Unknown, "no such export"u8.ToArray());
             return;
         }
 
         if (queries.Contains(Protocol.AllocationContext) || (!isSet && (queries.Count == 0 || queries.Contains("base:"))))
         {
             byte[] reply = [0, 0, 0, isSet ? (byte)ServerTransmission.AllocationContextId : (byte)0, .. "base:allocation"u8];
-            await ReplyAsync(option, OptionReply.MetaContext, reply, cancellationToken);
+            Reply(option, OptionReply.MetaContext, reply);
             if (isSet)
                 allocationExport = name;
         }
 
-        await ReplyAsync(option, OptionReply.Ack, [], cancellationToken);
+        Reply(option, OptionReply.Ack, []);
     }
 
-    private async Task ReplyAsync(Option option, OptionReply type, byte[] data, CancellationToken cancellationToken)
+    private void Reply(Option option, OptionReply type, byte[] data)
     {
         byte[] reply = new byte[Protocol.OptionReplyHeaderBytes + data.Length];
         BinaryPrimitives.WriteUInt64BigEndian(reply, Protocol.OptionReplyMagic);
@@ -315,7 +313,7 @@ internal sealed class ServerHandshake : IDisposable
         BinaryPrimitives.WriteUInt32BigEndian(reply.AsSpan(12), (uint)type);
         BinaryPrimitives.WriteUInt32BigEndian(reply.AsSpan(16), (uint)data.Length);
         data.CopyTo(reply, Protocol.OptionReplyHeaderBytes);
-        await Stream.WriteAsync(reply, cancellationToken);
+        Stream.Write(reply);
     }
 
     private static bool TryText(ReadOnlySpan<byte> bytes, out string text)

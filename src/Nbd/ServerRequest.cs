@@ -1,5 +1,6 @@
 // One request on its way through the server: checked, run against the device, answered with one simple reply or with structured chunks.
 using System.Buffers.Binary;
+using System.Diagnostics;
 using Platform;
 
 namespace Nbd;
@@ -98,13 +99,17 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
             write |= WriteFlags.NoHole;
         try
         {
-            await (Command switch
+            long begun = Stopwatch.GetTimestamp();
+            ValueTask pending = Command switch
             {
                 Command.Write => session.Device.WriteAsync(offsetBytes, Buffer!.Memory((int)LengthBytes), write, session.DeviceStop),
                 Command.WriteZeroes => session.Device.WriteZeroesAsync(offsetBytes, LengthBytes, write, session.DeviceStop),
                 Command.Trim => session.Device.TrimAsync(offsetBytes, LengthBytes, write, session.DeviceStop),
                 _ => session.Device.FlushAsync(session.DeviceStop),
-            });
+            };
+            if (pending.IsCompleted && Command == Command.Write)
+                session.Took(Stopwatch.GetElapsedTime(begun), LengthBytes);
+            await pending;
         }
         finally
         {
@@ -142,7 +147,11 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
         {
             if (session.IsOver) // It waited for memory that the end of the connection set free.
                 throw new OperationCanceledException("the connection has ended");
-            await session.Device.ReadAsync(atBytes, piece.Memory(length), session.DeviceStop);
+            long begun = Stopwatch.GetTimestamp();
+            ValueTask pending = session.Device.ReadAsync(atBytes, piece.Memory(length), session.DeviceStop);
+            if (pending.IsCompleted)
+                session.Took(Stopwatch.GetElapsedTime(begun), length);
+            await pending;
             return piece;
         }
         catch

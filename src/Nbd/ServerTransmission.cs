@@ -1,7 +1,7 @@
-// The server's side of the transmission phase. One loop reads requests; each runs on its own and answers when it is done, in any order. A
-// lone request runs on the loop itself, so that a device that answers at once costs no thread switch. Memory is bounded twice: a request
-// keeps its slot, and a payload its share of the byte budget, until its reply has been taken by the socket; a client that does not read is
-// not read from.
+// The server's side of the transmission phase. The connection's thread reads requests, and runs them itself while the device answers at once:
+// that costs no thread switch, and the replies of a crowd share a system call. When the device takes its time, a crowd is handed to the
+// pool, so that requests do not wait for each other. Memory is bounded twice: a request keeps its slot, and a payload its share of the byte
+// budget, until its reply has been taken by the socket; a client that does not read is not read from.
 using System.Buffers.Binary;
 using Platform;
 
@@ -11,18 +11,28 @@ internal sealed class ServerTransmission : IDisposable
 {
     public const int AllocationContextId = 1;
 
+    // A device call above this is one that waits for a disk: 40 us, and the time to copy the bytes.
+    private const long QuickMicroseconds = 40;
+    private const long QuickBytesPerMicrosecond = 2048;
+
+    // So many quick answers in a row until a device that was slow is trusted again.
+    private const int TrustAfter = 32;
+
+    private readonly SocketStream socket;
     private readonly ServerHandshake handshake;
     private readonly NbdExport export;
     private readonly NbdServerOptions options;
     private readonly SemaphoreSlim slots;
     private readonly CancellationTokenSource broken = new(); // The client cannot be answered: stop reading.
     private readonly CancellationTokenSource hardStop; // The drain timeout has passed: the stream goes, and device calls are asked to end.
-    private readonly TaskCompletionSource idle = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly ManualResetEventSlim idle = new();
     private int running = 1; // The requests, and one for the loop that starts them.
+    private int distrust;
     private volatile Exception? fault;
 
-    public ServerTransmission(ServerHandshake handshake, NbdExport export, NbdServerOptions options)
+    public ServerTransmission(SocketStream socket, ServerHandshake handshake, NbdExport export, NbdServerOptions options)
     {
+        this.socket = socket;
         this.handshake = handshake;
         this.export = export;
         this.options = options;
@@ -45,16 +55,16 @@ internal sealed class ServerTransmission : IDisposable
     /// <summary>Nobody will see an answer any more.</summary>
     public bool IsOver => broken.IsCancellationRequested || hardStop.IsCancellationRequested;
 
-    public async Task<NbdSessionEnd> RunAsync(CancellationToken cancellationToken)
+    public NbdSessionEnd Run(CancellationToken cancellationToken)
     {
         using CancellationTokenSource stop =
             CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, export.Closing, broken.Token);
-        using CancellationTokenRegistration limit = stop.Token.Register(() => hardStop.CancelAfter(options.DrainTimeout));
+        using CancellationTokenRegistration limit = stop.Token.Register(StopReading);
         using CancellationTokenRegistration close = hardStop.Token.Register(handshake.Abort);
         NbdSessionEnd end;
         try
         {
-            end = await ReadRequestsAsync(stop.Token);
+            end = ReadRequests(stop.Token);
         }
         catch (OperationCanceledException) when (stop.IsCancellationRequested)
         {
@@ -69,7 +79,7 @@ internal sealed class ServerTransmission : IDisposable
 
         hardStop.CancelAfter(options.DrainTimeout);
         RequestEnded();
-        await idle.Task;
+        idle.Wait(CancellationToken.None);
         if (fault is { } bug)
             throw new InvariantException("a request ended as no device may end it: " + bug);
         return end;
@@ -78,6 +88,7 @@ internal sealed class ServerTransmission : IDisposable
     public void Dispose()
     {
         slots.Dispose();
+        idle.Dispose();
         broken.Dispose();
         hardStop.Dispose();
     }
@@ -86,7 +97,7 @@ internal sealed class ServerTransmission : IDisposable
     public void RequestEnded()
     {
         if (Interlocked.Decrement(ref running) == 0)
-            idle.SetResult();
+            idle.Set();
     }
 
     /// <summary>The last reply of a request has been taken by the socket.</summary>
@@ -99,44 +110,61 @@ internal sealed class ServerTransmission : IDisposable
         broken.Cancel();
     }
 
-    private async Task<NbdSessionEnd> ReadRequestsAsync(CancellationToken cancellationToken)
+    /// <summary>How long the device took for a request that it answered on the calling thread.</summary>
+    public void Took(TimeSpan time, long lengthBytes)
     {
-        byte[] header = new byte[Protocol.RequestHeaderBytes];
-        while (await handshake.Reader.TryReadAsync(header, cancellationToken))
+        if (time.TotalMicroseconds > QuickMicroseconds + lengthBytes / QuickBytesPerMicrosecond)
+            distrust = TrustAfter;
+        else if (distrust > 0)
+            distrust--; // Racing threads may lose a count; it is a measure, not a balance.
+    }
+
+    private void StopReading()
+    {
+        hardStop.CancelAfter(options.DrainTimeout);
+        socket.StopReceiving();
+    }
+
+    private NbdSessionEnd ReadRequests(CancellationToken cancellationToken)
+    {
+        Span<byte> header = stackalloc byte[Protocol.RequestHeaderBytes];
+        while (true)
         {
+            bool isThere = handshake.Reader.TryRead(header);
+            cancellationToken.ThrowIfCancellationRequested(); // A busy client's bytes go on arriving for a while.
+            if (!isThere)
+                return new NbdSessionEnd(true, "the client closed the connection");
             if (BinaryPrimitives.ReadUInt32BigEndian(header) != Protocol.RequestMagic)
                 throw new NbdProtocolException("a request does not start with its magic");
             ServerRequest request = new(this, header);
             if (request.Command == Command.Disconnect)
                 return new NbdSessionEnd(true, "the client disconnected");
-            await slots.WaitAsync(cancellationToken);
+            slots.Wait(cancellationToken);
             request.Check(export.IsReadOnly, handshake.HasAllocationContext);
             if (request.Command == Command.Write)
-                await ReceivePayloadAsync(request, cancellationToken);
+                ReceivePayload(request);
             Interlocked.Increment(ref running);
-            if (handshake.Reader.BufferedBytes >= Protocol.RequestHeaderBytes)
+            if (distrust > 0 && handshake.Reader.BufferedBytes >= Protocol.RequestHeaderBytes)
                 ThreadPool.UnsafeQueueUserWorkItem(request, preferLocal: false);
             else
                 request.Execute();
         }
-
-        return new NbdSessionEnd(true, "the client closed the connection");
     }
 
-    private async ValueTask ReceivePayloadAsync(ServerRequest request, CancellationToken cancellationToken)
+    private void ReceivePayload(ServerRequest request)
     {
         if (request.IsRefused)
         {
-            await handshake.Reader.SkipAsync(request.LengthBytes, cancellationToken); // Otherwise the payload would be read as requests.
+            handshake.Reader.Skip(request.LengthBytes); // Otherwise the payload would be read as requests.
             return;
         }
 
         int length = (int)request.LengthBytes;
-        await Budget.AcquireAsync(length); // Ends with the connection at the latest: then every reply is released.
+        Budget.Acquire(length); // Ends with the connection at the latest: then every reply is released.
         PooledBuffer buffer = BufferPool.Rent(length);
         try
         {
-            await handshake.Reader.ReadAsync(buffer.Memory(length), cancellationToken);
+            handshake.Reader.Read(buffer.Memory(length).Span);
             request.Buffer = buffer;
         }
         finally

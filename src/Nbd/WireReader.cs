@@ -1,28 +1,28 @@
-// The receiving half of a connection, for both ends: headers come through a pipe's buffer, long payloads go past it straight into place.
-using System.Buffers;
-using System.IO.Pipelines;
-
+// The receiving half of a connection, for both ends: headers come through a buffer, long payloads go past it straight into place. It waits on
+// the calling thread, which is the connection's own.
 namespace Nbd;
 
-internal sealed class WireReader(Stream stream) : IDisposable
+internal sealed class WireReader(Stream stream)
 {
     private const int BufferBytes = 64 * 1024;
     private const int DirectReadBytes = 16 * 1024; // From here on a copy costs more than a system call.
 
-    private readonly PipeReader pipe = PipeReader.Create(stream, new StreamPipeReaderOptions(bufferSize: BufferBytes, leaveOpen: true));
+    private readonly byte[] buffer = new byte[BufferBytes];
+    private int start;
+    private int end;
 
     /// <summary>Bytes that have arrived and were not yet read.</summary>
-    public long BufferedBytes { get; private set; }
+    public int BufferedBytes => end - start;
 
     /// <summary>Fills the destination. False when the peer closed before its first byte.</summary>
     /// <exception cref="EndOfStreamException">The peer closed in the middle.</exception>
-    public async ValueTask<bool> TryReadAsync(Memory<byte> destination, CancellationToken cancellationToken)
+    public bool TryRead(Span<byte> destination)
     {
         for (int done = 0; done < destination.Length;)
         {
             int taken = BufferedBytes == 0 && destination.Length - done >= DirectReadBytes
-                ? await stream.ReadAsync(destination[done..], cancellationToken)
-                : await TakeAsync(destination[done..], cancellationToken);
+                ? stream.Read(destination[done..])
+                : Take(destination[done..]);
             if (taken == 0)
                 return done == 0 ? false : throw new EndOfStreamException("the peer closed the connection in the middle of a message");
             done += taken;
@@ -32,39 +32,39 @@ internal sealed class WireReader(Stream stream) : IDisposable
     }
 
     /// <exception cref="EndOfStreamException">The peer closed before the last byte.</exception>
-    public async ValueTask ReadAsync(Memory<byte> destination, CancellationToken cancellationToken)
+    public void Read(Span<byte> destination)
     {
-        if (!await TryReadAsync(destination, cancellationToken))
+        if (!TryRead(destination))
             throw new EndOfStreamException("the peer closed the connection");
     }
 
     /// <summary>Reads past bytes that nobody wants, in bounded memory.</summary>
-    public async ValueTask SkipAsync(long lengthBytes, CancellationToken cancellationToken)
+    public void Skip(long lengthBytes)
     {
         while (lengthBytes > 0)
         {
-            ReadResult result = await pipe.ReadAsync(cancellationToken);
-            if (result.Buffer.IsEmpty && result.IsCompleted)
+            if (BufferedBytes == 0 && !TryFill())
                 throw new EndOfStreamException("the peer closed the connection in the middle of a message");
-            lengthBytes -= Consume(result, lengthBytes);
+            int skipped = (int)Math.Min(BufferedBytes, lengthBytes);
+            start += skipped;
+            lengthBytes -= skipped;
         }
     }
 
-    public void Dispose() => pipe.Complete();
-
-    private async ValueTask<int> TakeAsync(Memory<byte> destination, CancellationToken cancellationToken)
+    private int Take(Span<byte> destination)
     {
-        ReadResult result = await pipe.ReadAsync(cancellationToken);
-        long taken = Math.Min(result.Buffer.Length, destination.Length);
-        result.Buffer.Slice(0, taken).CopyTo(destination.Span);
-        return (int)Consume(result, taken);
+        if (BufferedBytes == 0 && !TryFill())
+            return 0;
+        int taken = Math.Min(BufferedBytes, destination.Length);
+        buffer.AsSpan(start, taken).CopyTo(destination);
+        start += taken;
+        return taken;
     }
 
-    private long Consume(ReadResult result, long wantedBytes)
+    private bool TryFill()
     {
-        long taken = Math.Min(result.Buffer.Length, wantedBytes);
-        BufferedBytes = result.Buffer.Length - taken;
-        pipe.AdvanceTo(result.Buffer.GetPosition(taken));
-        return taken;
+        start = 0;
+        end = stream.Read(buffer);
+        return end > 0;
     }
 }

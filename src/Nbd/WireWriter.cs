@@ -1,7 +1,7 @@
 // The sending half of a connection, for both ends. There is no writer task: whoever sends while nobody else does becomes the writer and
 // takes along what others queue meanwhile. So a lone request costs no thread switch, and a crowd of small ones shares one system call.
-using System.IO.Pipelines;
 using System.Runtime.CompilerServices;
+using Platform;
 
 namespace Nbd;
 
@@ -43,11 +43,10 @@ internal sealed class WireWriter(Stream stream, Action<Exception> onBroken)
     private const int CopyLimitBytes = 16 * 1024; // Up to here a copy is cheaper than a system call of its own.
     private const int BatchBytes = 64 * 1024;
 
-    private readonly PipeWriter pipe =
-        PipeWriter.Create(stream, new StreamPipeWriterOptions(minimumBufferSize: BatchBytes, leaveOpen: true));
+    private readonly byte[] batch = new byte[BatchBytes];
     private readonly Lock gate = new();
     private readonly Queue<Outgoing> queue = new();
-    private int unflushedBytes;
+    private int batchedBytes;
     private bool isWriting;
     private bool isBroken;
 
@@ -109,38 +108,48 @@ internal sealed class WireWriter(Stream stream, Action<Exception> onBroken)
     {
         lock (gate)
         {
-            if (queue.TryDequeue(out next) || unflushedBytes > 0)
+            if (queue.TryDequeue(out next) || batchedBytes > 0)
                 return true;
             isWriting = false;
             return false;
         }
     }
 
-    private async ValueTask WriteAsync(Outgoing message)
+    private ValueTask WriteAsync(Outgoing message)
     {
         ReadOnlyMemory<byte> payload = message.Payload;
-        int copied = Math.Min(payload.Length, CopyLimitBytes);
+        int copied = payload.Length <= CopyLimitBytes ? payload.Length : 0;
+        if (batchedBytes + message.HeadLength + copied > BatchBytes)
+            return FlushFirstAsync(message);
         Copy(message.Head[..message.HeadLength]);
         Copy(payload.Span[..copied]);
-        if (unflushedBytes >= BatchBytes || copied < payload.Length)
-            await FlushAsync();
-        if (copied < payload.Length)
-            await stream.WriteAsync(payload[copied..]);
+        return copied == payload.Length ? ValueTask.CompletedTask : FlushAsync(payload);
+    }
+
+    private async ValueTask FlushFirstAsync(Outgoing message)
+    {
+        await FlushAsync();
+        await WriteAsync(message);
     }
 
     private void Copy(ReadOnlySpan<byte> bytes)
     {
-        if (bytes.IsEmpty)
-            return;
-        bytes.CopyTo(pipe.GetSpan(bytes.Length));
-        pipe.Advance(bytes.Length);
-        unflushedBytes += bytes.Length;
+        bytes.CopyTo(batch.AsSpan(batchedBytes));
+        batchedBytes += bytes.Length;
     }
 
-    private async ValueTask FlushAsync()
+    private ValueTask FlushAsync(ReadOnlyMemory<byte> payload = default)
     {
-        await pipe.FlushAsync();
-        unflushedBytes = 0;
+        ReadOnlyMemory<byte> copied = batch.AsMemory(0, batchedBytes);
+        batchedBytes = 0;
+        return stream is SocketStream socket ? socket.WriteAsync(copied, payload) : FlushInTwoAsync(copied, payload);
+    }
+
+    private async ValueTask FlushInTwoAsync(ReadOnlyMemory<byte> copied, ReadOnlyMemory<byte> payload)
+    {
+        await stream.WriteAsync(copied);
+        if (!payload.IsEmpty)
+            await stream.WriteAsync(payload);
     }
 
     private void Break(Outgoing? current)

@@ -76,7 +76,7 @@ public class ClientBytesTests
     {
         using SocketPair pair = await SocketPair.CreateAsync();
         RawPeer server = new(pair.Right);
-        Task<NbdClient> connecting = NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default);
+        Task<NbdClient> connecting = NbdClient.ConnectAsync(pair.LeftSocket, "disk", new NbdClientOptions(), default);
         await server.SendAsync("4e42444d41474943 49484156454f5054 0001"); // No NO_ZEROES.
         await server.ExpectAsync(U32(1), Option(8));
         await server.SendAsync(OptionReply(8, 0x80000001));
@@ -106,7 +106,7 @@ public class ClientBytesTests
         await server.SendAsync(hex, hex.Length < 40 ? Fill(0, 8) : "");
         pair.RightSocket.Shutdown(System.Net.Sockets.SocketShutdown.Send);
         await Assert.ThrowsAsync(expected, () =>
-            NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default).WaitAsync(Deadline));
+            NbdClient.ConnectAsync(pair.LeftSocket, "disk", new NbdClientOptions(), default).WaitAsync(Deadline));
     }
 
     [Fact]
@@ -114,7 +114,7 @@ public class ClientBytesTests
     {
         using SocketPair pair = await SocketPair.CreateAsync();
         NbdClientOptions options = new() { ConnectTimeout = TimeSpan.FromMilliseconds(200) };
-        BlockIoException e = await Assert.ThrowsAsync<BlockIoException>(() => NbdClient.ConnectAsync(pair.Left, "disk", options, default));
+        BlockIoException e = await Assert.ThrowsAsync<BlockIoException>(() => NbdClient.ConnectAsync(pair.LeftSocket, "disk", options, default));
         Assert.Equal(Errno.ETIMEDOUT, e.Errno);
     }
 
@@ -210,7 +210,7 @@ public class ClientBytesTests
     {
         using SocketPair pair = await SocketPair.CreateAsync();
         BlockIoException e = await Assert.ThrowsAsync<BlockIoException>(
-            () => NbdClient.ConnectAsync(pair.Left, new StringBuilder().Append('a', 4097).ToString(), new NbdClientOptions(), default));
+            () => NbdClient.ConnectAsync(pair.LeftSocket, new StringBuilder().Append('a', 4097).ToString(), new NbdClientOptions(), default));
         Assert.Equal(Errno.EINVAL, e.Errno);
     }
 

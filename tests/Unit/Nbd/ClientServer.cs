@@ -25,8 +25,8 @@ internal sealed class ClientServer : IAsyncDisposable
     {
         SocketPair pair = await SocketPair.CreateAsync();
         NbdServerOptions server = serverOptions ?? ServedPeer.OptionsFor(new NbdExport("disk", device));
-        Task<NbdSessionEnd> end = Task.Run(() => NbdServer.ServeAsync(pair.Right, server, CancellationToken.None));
-        return new ClientServer(pair, await NbdClient.ConnectAsync(pair.Left, "disk", options ?? new NbdClientOptions(), default), end);
+        Task<NbdSessionEnd> end = Task.Run(() => NbdServer.ServeAsync(pair.RightSocket, server, CancellationToken.None));
+        return new ClientServer(pair, await NbdClient.ConnectAsync(pair.LeftSocket, "disk", options ?? new NbdClientOptions(), default), end);
     }
 
     public async ValueTask DisposeAsync()

@@ -165,7 +165,7 @@ public class ClientTests
         // The server reads nothing: the first write fills the socket and sticks; the second has not begun and may leave.
         using SocketPair pair = await SocketPair.CreateAsync();
         Task serving = ScriptedServer.HandshakeOnlyAsync(new RawPeer(pair.Right), 64 << 20);
-        NbdClient client = await NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default);
+        NbdClient client = await NbdClient.ConnectAsync(pair.LeftSocket, "disk", new NbdClientOptions(), default);
         await serving;
         Task<Errno> stuck = ErrnoAsync(client.WriteAsync(0, new byte[32 << 20], WriteFlags.None, default));
         using CancellationTokenSource cancel = new();
@@ -181,9 +181,9 @@ public class ClientTests
     public async Task An_unknown_export_is_told_apart_from_an_unreachable_server()
     {
         using SocketPair pair = await SocketPair.CreateAsync();
-        Task<NbdSessionEnd> serving = NbdServer.ServeAsync(pair.Right, ServedPeer.OptionsFor(), default);
+        Task<NbdSessionEnd> serving = NbdServer.ServeAsync(pair.RightSocket, ServedPeer.OptionsFor(), default);
         BlockIoException unknown = await Assert.ThrowsAsync<BlockIoException>(
-            () => NbdClient.ConnectAsync(pair.Left, "nothing", new NbdClientOptions(), default));
+            () => NbdClient.ConnectAsync(pair.LeftSocket, "nothing", new NbdClientOptions(), default));
         Assert.Equal(Errno.ENOENT, unknown.Errno);
         await serving.WaitAsync(RawPeer.Deadline);
         BlockIoException unreachable = await Assert.ThrowsAsync<BlockIoException>(

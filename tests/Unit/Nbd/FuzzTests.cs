@@ -34,7 +34,7 @@ public class FuzzTests
         {
             byte[] input = Mutate(random);
             using SocketPair pair = await SocketPair.CreateAsync();
-            Task<NbdSessionEnd> serving = Task.Run(() => NbdServer.ServeAsync(pair.Right, options, CancellationToken.None));
+            Task<NbdSessionEnd> serving = Task.Run(() => NbdServer.ServeAsync(pair.RightSocket, options, CancellationToken.None));
             Task draining = DrainAsync(pair.Left);
             try
             {
@@ -61,7 +61,7 @@ public class FuzzTests
     {
         NbdServerOptions options = Options();
         using SocketPair pair = await SocketPair.CreateAsync();
-        Task<NbdSessionEnd> serving = Task.Run(() => NbdServer.ServeAsync(pair.Right, options, CancellationToken.None));
+        Task<NbdSessionEnd> serving = Task.Run(() => NbdServer.ServeAsync(pair.RightSocket, options, CancellationToken.None));
         Task draining = DrainAsync(pair.Left);
         await pair.Left.WriteAsync(Conversation);
         Assert.Equal(new NbdSessionEnd(true, "the client disconnected"), await serving.WaitAsync(Deadline));

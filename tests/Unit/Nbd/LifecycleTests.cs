@@ -193,8 +193,8 @@ public sealed class LifecycleTests : IDisposable
     {
         HookedDevice device = new(new MemoryBlockDevice(4096), (_, _, _) => throw new InvalidOperationException("bug"));
         using SocketPair pair = await SocketPair.CreateAsync();
-        Task<NbdSessionEnd> serving = NbdServer.ServeAsync(pair.Right, ServedPeer.OptionsFor(new NbdExport("disk", device)), default);
-        NbdClient client = await NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default);
+        Task<NbdSessionEnd> serving = NbdServer.ServeAsync(pair.RightSocket, ServedPeer.OptionsFor(new NbdExport("disk", device)), default);
+        NbdClient client = await NbdClient.ConnectAsync(pair.LeftSocket, "disk", new NbdClientOptions(), default);
         await Assert.ThrowsAsync<BlockIoException>(async () => await client.FlushAsync(default));
         await Assert.ThrowsAsync<InvariantException>(() => serving.WaitAsync(Deadline));
         await client.DisposeAsync();

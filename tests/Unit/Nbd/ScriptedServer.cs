@@ -28,7 +28,7 @@ internal sealed class ScriptedServer : IAsyncDisposable
     {
         SocketPair pair = await SocketPair.CreateAsync();
         Task handshake = HandshakeOnlyAsync(new RawPeer(pair.Right), sizeBytes, structured, flags);
-        NbdClient client = await NbdClient.ConnectAsync(pair.Left, "disk", new NbdClientOptions(), default);
+        NbdClient client = await NbdClient.ConnectAsync(pair.LeftSocket, "disk", new NbdClientOptions(), default);
         await handshake;
         return new ScriptedServer(pair, client);
     }

@@ -13,7 +13,7 @@ internal sealed class ServedPeer : IAsyncDisposable
     {
         this.pair = pair;
         Client = new RawPeer(pair.Left);
-        End = Task.Run(() => NbdServer.ServeAsync(pair.Right, options, stop), CancellationToken.None);
+        End = Task.Run(() => NbdServer.ServeAsync(pair.RightSocket, options, stop), CancellationToken.None);
     }
 
     public RawPeer Client { get; }

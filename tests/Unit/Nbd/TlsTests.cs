@@ -91,7 +91,7 @@ public sealed class TlsTests : IDisposable
         using SocketPair pair = await SocketPair.CreateAsync();
         RawPeer server = new(pair.Right);
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(NbdTls.FingerprintOf(certificate)) };
-        Task<NbdClient> connecting = NbdClient.ConnectAsync(pair.Left, "disk", options, default);
+        Task<NbdClient> connecting = NbdClient.ConnectAsync(pair.LeftSocket, "disk", options, default);
         await server.SendAsync(Greeting);
         await server.ExpectAsync(U32(3), Option(5));
         await server.SendAsync(OptionReply(5, 1), OptionReply(8, 1));
@@ -129,9 +129,9 @@ public sealed class TlsTests : IDisposable
     private static async Task RefusedAsync(NbdServerOptions server, NbdClientOptions client)
     {
         using SocketPair pair = await SocketPair.CreateAsync();
-        Task<NbdSessionEnd> end = Task.Run(() => NbdServer.ServeAsync(pair.Right, server, CancellationToken.None));
+        Task<NbdSessionEnd> end = Task.Run(() => NbdServer.ServeAsync(pair.RightSocket, server, CancellationToken.None));
         await Assert.ThrowsAsync<NbdProtocolException>(() =>
-            NbdClient.ConnectAsync(pair.Left, "disk", client, default).WaitAsync(Deadline));
+            NbdClient.ConnectAsync(pair.LeftSocket, "disk", client, default).WaitAsync(Deadline));
         await end.WaitAsync(Deadline);
     }
 
