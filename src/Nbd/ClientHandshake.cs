@@ -48,21 +48,14 @@ internal sealed class ClientHandshake : IAsyncDisposable
     /// <summary>Cuts the connection: everything that waits for it fails at once.</summary>
     public void Abort() => plain.Dispose();
 
-    public async Task<ClientExport> RunAsync(string exportName, NbdTls? tls, CancellationToken cancellationToken)
+    public async Task<ClientExport> RunAsync(string exportName, NbdClientOptions options, CancellationToken cancellationToken)
     {
         byte[] name = Encoding.UTF8.GetBytes(exportName);
         if (name.Length > Protocol.StringLimitBytes)
             throw new BlockIoException(
                 Errno.EINVAL, $"an export name has at most {Protocol.StringLimitBytes} bytes, this one has {name.Length}");
-        await GreetAsync(cancellationToken);
-        if (tls is not null)
-            await StartTlsAsync(tls, cancellationToken);
-        hasStructuredReplies = await TryOptionAsync(Option.StructuredReply, [], cancellationToken);
-        if (hasStructuredReplies)
-            await TryOptionAsync(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)], cancellationToken);
-        // GO, asking for the block sizes (one u16: information type 3).
-        if (!await TryOptionAsync(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize], cancellationToken))
-            await EnterByNameAsync(name, cancellationToken);
+        if (await GreetAsync(options, cancellationToken))
+            await NegotiateAsync(name, options.Tls, cancellationToken);
         if (sizeBytes is not >= 0)
             throw new NbdProtocolException("the server did not tell the export's size");
         int minimum = sizeBytes % minimumBlockBytes == 0 ? minimumBlockBytes : 1;
@@ -77,13 +70,32 @@ internal sealed class ClientHandshake : IAsyncDisposable
             await Stream.DisposeAsync();
     }
 
-    private async Task GreetAsync(CancellationToken cancellationToken)
+    private async Task NegotiateAsync(byte[] name, NbdTls? tls, CancellationToken cancellationToken)
+    {
+        if (tls is not null)
+            await StartTlsAsync(tls, cancellationToken);
+        hasStructuredReplies = await TryOptionAsync(Option.StructuredReply, [], cancellationToken);
+        if (hasStructuredReplies)
+            await TryOptionAsync(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)], cancellationToken);
+        // GO, asking for the block sizes (one u16: information type 3).
+        if (!await TryOptionAsync(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize], cancellationToken))
+            await EnterByNameAsync(name, cancellationToken);
+    }
+
+    /// <summary>False when there is nothing to negotiate.</summary>
+    private async Task<bool> GreetAsync(NbdClientOptions options, CancellationToken cancellationToken)
     {
         byte[] greeting = new byte[Protocol.GreetingBytes];
         await Reader.ReadAsync(greeting, cancellationToken);
         if (BinaryPrimitives.ReadUInt64BigEndian(greeting) != Protocol.InitMagic)
             throw new NbdProtocolException("the peer is not an NBD server");
         ulong magic = BinaryPrimitives.ReadUInt64BigEndian(greeting.AsSpan(8));
+        if (magic == Protocol.OldStyleMagic && options is { AcceptsOldStyle: true, Tls: null })
+        {
+            await ReadOldStyleAsync(greeting, cancellationToken);
+            return false;
+        }
+
         if (magic == Protocol.OldStyleMagic)
             throw new NbdProtocolException("the server speaks the old-style handshake, which is not supported");
         HandshakeFlags offered = (HandshakeFlags)BinaryPrimitives.ReadUInt16BigEndian(greeting.AsSpan(16));
@@ -93,6 +105,16 @@ internal sealed class ClientHandshake : IAsyncDisposable
         byte[] answer = new byte[4];
         BinaryPrimitives.WriteUInt32BigEndian(answer, (uint)(offered & (HandshakeFlags.FixedNewstyle | HandshakeFlags.NoZeroes)));
         await Stream.WriteAsync(answer, cancellationToken);
+        return true;
+    }
+
+    private async Task ReadOldStyleAsync(byte[] begun, CancellationToken cancellationToken)
+    {
+        byte[] greeting = new byte[Protocol.OldStyleGreetingBytes];
+        begun.CopyTo(greeting, 0);
+        await Reader.ReadAsync(greeting.AsMemory(begun.Length), cancellationToken);
+        sizeBytes = (long)BinaryPrimitives.ReadUInt64BigEndian(greeting.AsSpan(16));
+        flags = (TransmissionFlags)(ushort)BinaryPrimitives.ReadUInt32BigEndian(greeting.AsSpan(24));
     }
 
     private async Task StartTlsAsync(NbdTls tls, CancellationToken cancellationToken)

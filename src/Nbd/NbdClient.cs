@@ -11,6 +11,9 @@ public sealed record NbdClientOptions
     /// <summary>The certificate to insist on. Null: no TLS, and an nbds URI is refused.</summary>
     public NbdTls? Tls { get; init; }
 
+    /// <summary>A server that only greets in the old style will do (the original tapdisk, on a connection handed to it). Never with TLS.</summary>
+    public bool AcceptsOldStyle { get; init; }
+
     /// <summary>Connect and handshake together.</summary>
     public TimeSpan ConnectTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
@@ -253,7 +256,7 @@ public sealed class NbdClient : IBlockDevice
         ClientHandshake handshake = new(stream);
         try
         {
-            ClientExport export = await handshake.RunAsync(exportName, options.Tls, cancellationToken);
+            ClientExport export = await handshake.RunAsync(exportName, options, cancellationToken);
             return new NbdClient(new ClientConnection(handshake, export, options), export);
         }
         catch (IOException e) when (e is not (BlockIoException or NbdProtocolException))

@@ -15,6 +15,9 @@ public sealed record NbdServerOptions
     /// <summary>Null: STARTTLS is not offered. Given: nothing works before it.</summary>
     public NbdTls? Tls { get; init; }
 
+    /// <summary>No negotiation: the size is told at once, of the export with the empty name. Without TLS.</summary>
+    public bool IsOldStyle { get; init; }
+
     /// <summary>From the greeting to the first command, however slowly the client writes.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 

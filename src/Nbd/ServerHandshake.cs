@@ -42,6 +42,8 @@ internal sealed class ServerHandshake : IDisposable
     /// <summary>The export that the client entered, or null when it left.</summary>
     public async Task<NbdExport?> RunAsync(CancellationToken cancellationToken)
     {
+        if (options.IsOldStyle)
+            return await EnterOldStyleAsync(cancellationToken);
         await GreetAsync(cancellationToken);
         for (int count = 0; count < OptionLimitCount; count++)
         {
@@ -73,6 +75,18 @@ internal sealed class ServerHandshake : IDisposable
         Reader.Dispose();
         if (!ReferenceEquals(Stream, plain))
             Stream.Dispose();
+    }
+
+    private async Task<NbdExport> EnterOldStyleAsync(CancellationToken cancellationToken)
+    {
+        if (options.Find("") is not { } export || !export.TryEnter())
+            throw new NbdProtocolException("there is no export to serve in the old style");
+        byte[] greeting = new byte[Protocol.OldStyleGreetingBytes];
+        BinaryPrimitives.WriteUInt64BigEndian(greeting, Protocol.InitMagic);
+        BinaryPrimitives.WriteUInt64BigEndian(greeting.AsSpan(8), Protocol.OldStyleMagic);
+        BinaryPrimitives.WriteUInt64BigEndian(greeting.AsSpan(16), (ulong)export.Device.LengthBytes);
+        BinaryPrimitives.WriteUInt32BigEndian(greeting.AsSpan(24), (uint)FlagsOf(export));
+        return await EnterAsync(export, async () => await Stream.WriteAsync(greeting, cancellationToken));
     }
 
     private async Task GreetAsync(CancellationToken cancellationToken)
