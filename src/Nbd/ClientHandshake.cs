@@ -24,7 +24,7 @@ internal sealed class ClientHandshake : IDisposable
     private const int ReplyLimitCount = 256; // Information replies to one option.
     private const int DefaultBlockBytes = 512;
 
-    private readonly Stream plain;
+    private readonly SocketStream plain;
     private bool mayOmitZeroes;
     private bool hasStructuredReplies;
     private uint? allocationContextId;
@@ -33,7 +33,7 @@ internal sealed class ClientHandshake : IDisposable
     private int minimumBlockBytes = DefaultBlockBytes;
     private int maximumBlockBytes = Protocol.PayloadLimitBytes;
 
-    public ClientHandshake(Stream stream)
+    public ClientHandshake(SocketStream stream)
     {
         plain = stream;
         Stream = stream;
@@ -46,23 +46,16 @@ internal sealed class ClientHandshake : IDisposable
     public WireReader Reader { get; private set; }
 
     /// <summary>Cuts the connection: everything that waits for it fails at once.</summary>
-    public void Abort() => plain.Dispose();
+    public void Abort() => plain.Cut();
 
-    public ClientExport Run(string exportName, NbdTls? tls)
+    public ClientExport Run(string exportName, NbdClientOptions options)
     {
         byte[] name = Encoding.UTF8.GetBytes(exportName);
         if (name.Length > Protocol.StringLimitBytes)
             throw new BlockIoException(
                 Errno.EINVAL, $"an export name has at most {Protocol.StringLimitBytes} bytes, this one has {name.Length}");
-        Greet();
-        if (tls is not null)
-            StartTls(tls);
-        hasStructuredReplies = TryOption(Option.StructuredReply, []);
-        if (hasStructuredReplies)
-            TryOption(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)]);
-        // GO, asking for the block sizes (one u16: information type 3).
-        if (!TryOption(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize]))
-            EnterByName(name);
+        if (Greet(options))
+            Negotiate(name, options.Tls);
         if (sizeBytes is not >= 0)
             throw new NbdProtocolException("the server did not tell the export's size");
         int minimum = sizeBytes % minimumBlockBytes == 0 ? minimumBlockBytes : 1;
@@ -76,13 +69,32 @@ internal sealed class ClientHandshake : IDisposable
             Stream.Dispose();
     }
 
-    private void Greet()
+    private void Negotiate(byte[] name, NbdTls? tls)
+    {
+        if (tls is not null)
+            StartTls(tls);
+        hasStructuredReplies = TryOption(Option.StructuredReply, []);
+        if (hasStructuredReplies)
+            TryOption(Option.SetMetaContext, [.. Counted(name), 0, 0, 0, 1, .. Counted("base:allocation"u8)]);
+        // GO, asking for the block sizes (one u16: information type 3).
+        if (!TryOption(Option.Go, [.. Counted(name), 0, 1, 0, (byte)InfoType.BlockSize]))
+            EnterByName(name);
+    }
+
+    /// <summary>False when there is nothing to negotiate.</summary>
+    private bool Greet(NbdClientOptions options)
     {
         byte[] greeting = new byte[Protocol.GreetingBytes];
         Reader.Read(greeting);
         if (BinaryPrimitives.ReadUInt64BigEndian(greeting) != Protocol.InitMagic)
             throw new NbdProtocolException("the peer is not an NBD server");
         ulong magic = BinaryPrimitives.ReadUInt64BigEndian(greeting.AsSpan(8));
+        if (magic == Protocol.OldStyleMagic && options is { AcceptsOldStyle: true, Tls: null })
+        {
+            ReadOldStyle(greeting);
+            return false;
+        }
+
         if (magic == Protocol.OldStyleMagic)
             throw new NbdProtocolException("the server speaks the old-style handshake, which is not supported");
         HandshakeFlags offered = (HandshakeFlags)BinaryPrimitives.ReadUInt16BigEndian(greeting.AsSpan(16));
@@ -92,6 +104,16 @@ internal sealed class ClientHandshake : IDisposable
         byte[] answer = new byte[4];
         BinaryPrimitives.WriteUInt32BigEndian(answer, (uint)(offered & (HandshakeFlags.FixedNewstyle | HandshakeFlags.NoZeroes)));
         Stream.Write(answer);
+        return true;
+    }
+
+    private void ReadOldStyle(byte[] begun)
+    {
+        byte[] greeting = new byte[Protocol.OldStyleGreetingBytes];
+        begun.CopyTo(greeting, 0);
+        Reader.Read(greeting.AsSpan(begun.Length));
+        sizeBytes = (long)BinaryPrimitives.ReadUInt64BigEndian(greeting.AsSpan(16));
+        flags = (TransmissionFlags)(ushort)BinaryPrimitives.ReadUInt32BigEndian(greeting.AsSpan(24));
     }
 
     private void StartTls(NbdTls tls)

@@ -12,6 +12,9 @@ public sealed record NbdClientOptions
     /// <summary>The certificate to insist on. Null: no TLS, and an nbds URI is refused.</summary>
     public NbdTls? Tls { get; init; }
 
+    /// <summary>A server that only greets in the old style will do (the original tapdisk, on a connection handed to it). Never with TLS.</summary>
+    public bool AcceptsOldStyle { get; init; }
+
     /// <summary>Connect and handshake together.</summary>
     public TimeSpan ConnectTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
@@ -258,7 +261,7 @@ public sealed class NbdClient : IBlockDevice
         ClientHandshake handshake = new(stream);
         try
         {
-            ClientExport export = handshake.Run(exportName, options.Tls);
+            ClientExport export = handshake.Run(exportName, options);
             return new NbdClient(new ClientConnection(handshake, export, options), export);
         }
         catch (Exception e) when (e is ObjectDisposedException || e is IOException and not (BlockIoException or NbdProtocolException))

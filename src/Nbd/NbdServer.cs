@@ -17,6 +17,9 @@ public sealed record NbdServerOptions
     /// <summary>Null: STARTTLS is not offered. Given: nothing works before it.</summary>
     public NbdTls? Tls { get; init; }
 
+    /// <summary>No negotiation: the size is told at once, of the export with the empty name. Without TLS.</summary>
+    public bool IsOldStyle { get; init; }
+
     /// <summary>From the greeting to the first command, however slowly the client writes.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
@@ -39,16 +42,17 @@ public static class NbdServer
 {
     /// <summary>
     /// Serves one connection to its end. A faulty client is this method's result, not an exception. Cancelling stops it gracefully: running
-    /// requests are answered within the drain timeout. No request is in flight afterwards, and the socket, which becomes ours, is closed.
+    /// requests are answered within the drain timeout. No request is in flight afterwards, and the socket is closed when it was given to us.
     /// </summary>
-    public static Task<NbdSessionEnd> ServeAsync(Socket client, NbdServerOptions options, CancellationToken cancellationToken) =>
-        DedicatedThread.Run("NBD server", () => Serve(client, options, cancellationToken));
+    public static Task<NbdSessionEnd> ServeAsync(
+        Socket client, NbdServerOptions options, CancellationToken cancellationToken, bool ownsSocket = true) =>
+        DedicatedThread.Run("NBD server", () => Serve(client, ownsSocket, options, cancellationToken));
 
-    private static NbdSessionEnd Serve(Socket client, NbdServerOptions options, CancellationToken cancellationToken)
+    private static NbdSessionEnd Serve(Socket client, bool ownsSocket, NbdServerOptions options, CancellationToken cancellationToken)
     {
         try
         {
-            using SocketStream socket = NbdSocket.StreamOf(client);
+            using SocketStream socket = NbdSocket.StreamOf(client, ownsSocket);
             socket.BelongToThisThread();
             using ServerHandshake handshake = new(socket, options);
             NbdExport? export = Negotiate(handshake, options, cancellationToken);

@@ -13,7 +13,7 @@ internal static class NbdSocket
         ? new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
         : new Socket(endPoint.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
 
-    public static SocketStream StreamOf(Socket connected)
+    public static SocketStream StreamOf(Socket connected, bool ownsSocket = true)
     {
         if (connected.AddressFamily != AddressFamily.Unix)
         {
@@ -23,6 +23,6 @@ internal static class NbdSocket
             connected.SetSocketOption(SocketOptionLevel.Tcp, SocketOptionName.TcpKeepAliveInterval, KeepAliveSeconds / 3);
         }
 
-        return new SocketStream(connected);
+        return new SocketStream(connected, ownsSocket);
     }
 }

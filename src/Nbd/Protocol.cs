@@ -18,6 +18,7 @@ internal static class Protocol
     public const uint StructuredReplyMagic = 0x668e33ef;
 
     public const int GreetingBytes = 18; // init magic, option magic, u16 handshake flags
+    public const int OldStyleGreetingBytes = 152; // init magic, old-style magic, u64 size, u32 flags (the low half counts), 124 zeroes
     public const int OptionHeaderBytes = 16; // option magic, u32 option, u32 length
     public const int OptionReplyHeaderBytes = 20; // reply magic, u32 option, u32 type, u32 length
     public const int RequestHeaderBytes = 28; // magic, u16 flags, u16 command, u64 cookie, u64 offset, u32 length

@@ -14,14 +14,14 @@ internal sealed class ServerHandshake : IDisposable
 
     private static readonly UTF8Encoding StrictUtf8 = new(false, throwOnInvalidBytes: true);
 
-    private readonly Stream plain;
+    private readonly SocketStream plain;
     private readonly NbdServerOptions options;
     private readonly byte[] header = new byte[Protocol.OptionHeaderBytes];
     private HandshakeFlags clientFlags;
     private bool isSecure;
     private string? allocationExport;
 
-    public ServerHandshake(Stream stream, NbdServerOptions options)
+    public ServerHandshake(SocketStream stream, NbdServerOptions options)
     {
         plain = stream;
         this.options = options;
@@ -42,6 +42,8 @@ internal sealed class ServerHandshake : IDisposable
     /// <summary>The export that the client entered, or null when it left.</summary>
     public NbdExport? Run()
     {
+        if (options.IsOldStyle)
+            return EnterOldStyle();
         Greet();
         for (int count = 0; count < OptionLimitCount; count++)
         {
@@ -65,13 +67,25 @@ internal sealed class ServerHandshake : IDisposable
     }
 
     /// <summary>Cuts the connection: everything that waits for it fails at once.</summary>
-    public void Abort() => plain.Dispose();
+    public void Abort() => plain.Cut();
 
     public void Dispose()
     {
         plain.Dispose();
         if (!ReferenceEquals(Stream, plain))
             Stream.Dispose();
+    }
+
+    private NbdExport EnterOldStyle()
+    {
+        if (options.Find("") is not { } export || !export.TryEnter())
+            throw new NbdProtocolException("there is no export to serve in the old style");
+        byte[] greeting = new byte[Protocol.OldStyleGreetingBytes];
+        BinaryPrimitives.WriteUInt64BigEndian(greeting, Protocol.InitMagic);
+        BinaryPrimitives.WriteUInt64BigEndian(greeting.AsSpan(8), Protocol.OldStyleMagic);
+        BinaryPrimitives.WriteUInt64BigEndian(greeting.AsSpan(16), (ulong)export.Device.LengthBytes);
+        BinaryPrimitives.WriteUInt32BigEndian(greeting.AsSpan(24), (uint)FlagsOf(export));
+        return Enter(export, () => Stream.Write(greeting));
     }
 
     private void Greet()

@@ -8,8 +8,8 @@ namespace Platform;
 /// <summary>
 /// Reading waits, on the caller's thread, also in <see cref="ReadAsync(Memory{byte}, CancellationToken)"/>: only the connection's own thread
 /// reads. Writing waits on that thread too; anywhere else it completes later when the peer's buffer is full. One reader and one writer at a
-/// time. A wait ends with <see cref="StopReceiving"/> or <see cref="Stream.Dispose()"/>, from any thread; tokens are not looked at.
-/// Owns the socket, which must not have been used asynchronously.
+/// time. A wait ends with <see cref="StopReceiving"/> or <see cref="Cut"/>, from any thread; tokens are not looked at.
+/// The socket must not have been used asynchronously.
 /// </summary>
 public sealed partial class SocketStream : Stream
 {
@@ -26,11 +26,13 @@ public sealed partial class SocketStream : Stream
     private const int UnixSendBufferBytes = 1024 * 1024;
 
     private readonly Socket socket;
+    private readonly bool ownsSocket;
     private int ownThread;
 
-    public SocketStream(Socket connected)
+    public SocketStream(Socket connected, bool ownsSocket = true)
     {
         socket = connected;
+        this.ownsSocket = ownsSocket;
         if (connected.AddressFamily != AddressFamily.Unix)
             return;
         int wanted = UnixSendBufferBytes;
@@ -57,6 +59,9 @@ public sealed partial class SocketStream : Stream
 
     /// <summary>The reader gets what has arrived, then the end; writing goes on.</summary>
     public void StopReceiving() => Shutdown(0);
+
+    /// <summary>Ends the connection: whoever waits on it, and whoever comes, fails at once.</summary>
+    public void Cut() => Shutdown(2);
 
     public override unsafe int Read(Span<byte> buffer)
     {
@@ -122,9 +127,9 @@ public sealed partial class SocketStream : Stream
 
     protected override void Dispose(bool disposing)
     {
-        if (disposing)
+        if (disposing && ownsSocket)
         {
-            Shutdown(2); // Whoever waits in a system call keeps the descriptor alive; this wakes him.
+            Cut(); // Whoever waits in a system call keeps the descriptor alive; this wakes him.
             socket.Dispose();
         }
 

@@ -10,7 +10,11 @@ namespace Replication;
 
 /// <param name="StallLimit">A target that does not answer for this long is given up; the longest a guest's write waits for it.</param>
 /// <param name="RateLimitBytesPerSecond">Of the background copy only; 0 is no limit.</param>
-public sealed record MirrorOptions(TimeSpan StallLimit, long RateLimitBytesPerSecond);
+public sealed record MirrorOptions(TimeSpan StallLimit, long RateLimitBytesPerSecond)
+{
+    /// <summary>At the start: both sides hold the same already, and nothing is copied but what is written from now on.</summary>
+    public bool IsTargetEqual { get; init; }
+}
 
 /// <summary>
 /// A disk whose every write goes to a source and a target, with a background pass that copies what was there before. The guest comes
@@ -34,7 +38,8 @@ public sealed class MirrorDevice : IBlockDevice
     private long sentInEarlierLives;
 
     /// <summary>
-    /// Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros.
+    /// Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros,
+    /// or holds the same (<see cref="MirrorOptions.IsTargetEqual"/>).
     /// </summary>
     /// <exception cref="BlockIoException">EINVAL: the sizes differ, or the target cannot be written in the source's blocks; nothing was
     /// started.</exception>
@@ -44,6 +49,8 @@ public sealed class MirrorDevice : IBlockDevice
         this.source = source;
         this.time = time;
         map = new ChunkMap(source.LengthBytes);
+        if (options.IsTargetEqual)
+            map.NothingToCopy(0, source.LengthBytes);
         rate = new TokenBucket(time, options.RateLimitBytesPerSecond);
         lock (gate)
             (side, pass) = Begin(target, options);
@@ -135,6 +142,9 @@ public sealed class MirrorDevice : IBlockDevice
             (side, pass) = Begin(target, options);
         }
     }
+
+    /// <summary>Leaves the target behind as if it had failed: what differs is remembered.</summary>
+    public void GiveUp(string reason) => side.Lose(reason);
 
     /// <summary>The switch-over: flushes both sides and lets go of the target, which then holds exactly what the source holds.</summary>
     /// <exception cref="BlockIoException">EBUSY: not synced, or the guest is still writing; nothing changed.</exception>

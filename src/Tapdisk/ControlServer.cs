@@ -152,14 +152,14 @@ internal sealed class ControlServer : IAsyncDisposable
                 return new TapMessage(TapMessageType.AttachResponse, minor);
             case TapMessageType.Open:
                 RefuseWhatWeLack(request);
-                await disks.Find(minor).OpenAsync(request.Path, request.Flags);
+                await disks.Find(minor).OpenAsync(request.Path, request.Flags, SecondaryOf(request));
                 return ImageOf(TapMessageType.OpenResponse, disks.Find(minor));
             case TapMessageType.Pause:
                 await disks.Find(minor).PauseAsync();
                 return new TapMessage(TapMessageType.PauseResponse, minor);
             case TapMessageType.Resume:
                 RefuseWhatWeLack(request);
-                await disks.Find(minor).ResumeAsync(request.Path);
+                await disks.Find(minor).ResumeAsync(request.Path, SecondaryOf(request));
                 return new TapMessage(TapMessageType.ResumeResponse, minor);
             case TapMessageType.Close:
             case TapMessageType.ForceShutdown:
@@ -173,16 +173,11 @@ internal sealed class ControlServer : IAsyncDisposable
         }
     }
 
-    // A mirror over the original's "secondary" has no copy, no limit and no digest: ours is started by the extension.
+    private static string? SecondaryOf(TapMessage request) =>
+        request.Flags.HasFlag(TapOpenFlags.Secondary) ? request.Secondary : null;
+
     private static void RefuseWhatWeLack(TapMessage request)
     {
-        if (request.Flags.HasFlag(TapOpenFlags.Secondary) && request.Secondary != "null")
-        {
-            throw new TapException(
-                (int)Errno.ENOTSUP,
-                "secondaries are not served; a mirror is started by the extension verb mirror-start; nothing was changed");
-        }
-
         TapOpenFlags refused = request.Flags & (TapOpenFlags.Encrypted | TapOpenFlags.AddLog | TapOpenFlags.Standby);
         if (refused != 0)
             throw new TapException((int)Errno.ENOTSUP, $"{refused} is not served; nothing was changed");

@@ -13,7 +13,7 @@ using StorageAccess.Tap;
 
 namespace Tapdisk;
 
-internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) : IAsyncDisposable
+internal sealed class Disk(int minor, string controlDirectory, PassedConnections passed, TimeProvider time) : IAsyncDisposable
 {
     private const int MaximumConnections = 16;
     private const int MaximumBytesInFlight = 8 * 1024 * 1024;
@@ -47,7 +47,8 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
 
     public MirrorStatus MirrorStatus => RequireOpen().Mirror?.Status ?? new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
 
-    public Task OpenAsync(string arguments, TapOpenFlags flags) => ChangeAsync(async () =>
+    /// <param name="secondary">A mirror's target in the field's spelling, or null.</param>
+    public Task OpenAsync(string arguments, TapOpenFlags flags, string? secondary) => ChangeAsync(async () =>
     {
         if (open is not null)
             throw new TapException(TapException.Already, $"minor {minor} is open already ({Arguments})");
@@ -55,14 +56,17 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
         OpenDisk opening = new(DiskImage.Open(arguments, isReadOnly), isReadOnly);
         try
         {
+            await ApplySecondaryAsync(opening, secondary, await ReachSecondaryAsync(opening, opening.Image, secondary));
+            opening.Front.Open(opening.Top);
             NbdExport export = new("", opening.Front) { IsListed = true };
-            opening.Listener = NbdListener.ListenUnix(
-                nbdSocketPath,
-                new NbdServerOptions { Find = _ => export, List = () => [export], MaxBytesInFlight = MaximumBytesInFlight, Time = time },
-                MaximumConnections);
+            opening.Sockets = await DiskSockets.ListenAsync(
+                controlDirectory,
+                minor,
+                new NbdServerOptions { Find = _ => export, List = () => [export], MaxBytesInFlight = MaximumBytesInFlight, Time = time });
         }
         catch
         {
+            await opening.EndMirrorAsync();
             await opening.Image.Device.DisposeAsync();
             throw;
         }
@@ -95,20 +99,30 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
     });
 
     /// <param name="arguments">Empty for the same image again.</param>
-    public Task ResumeAsync(string arguments) => ChangeAsync(async () =>
+    /// <param name="secondary">A mirror's target in the field's spelling; <c>null</c> as text ends the mirror; null leaves it.</param>
+    public Task ResumeAsync(string arguments, string? secondary) => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
-        if (!disk.IsPaused)
+        if (!disk.IsPaused && secondary is null)
             return;
+        if (!disk.IsPaused)
+            throw new TapException((int)Errno.EINVAL, $"minor {minor} is not paused; a secondary is changed with the guest held");
         disk.ResumeFailed = true;
         DiskImage image = DiskImage.Open(arguments.Length == 0 ? disk.Image.Arguments : arguments, disk.Front.IsReadOnly);
-        if (disk.Mirror is not null && image.Device.LengthBytes != disk.Back.LengthBytes)
+        SecondaryTarget? target;
+        try
+        {
+            target = await ReachSecondaryAsync(disk, image, secondary);
+        }
+        catch
         {
             await image.Device.DisposeAsync();
-            throw new TapException((int)Errno.EINVAL, "the image's size changed under a mirror; the disk stays paused");
+            throw;
         }
 
         disk.Reopen(image);
+        await ApplySecondaryAsync(disk, secondary, target);
+        disk.EndPause();
     });
 
     public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
@@ -158,6 +172,7 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
             {
                 disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
                 disk.MirrorName = target.Name;
+                disk.SecondaryName = null;
             }
             finally
             {
@@ -212,10 +227,9 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
 
     public Task MirrorStopAsync() => ChangeAsync(async () =>
     {
-        if (RequireOpen() is { Mirror: { } mirror } disk)
+        if (RequireOpen() is { Mirror: not null } disk)
         {
-            await mirror.DisposeAsync();
-            disk.Mirror = null;
+            await disk.EndMirrorAsync();
             if (!disk.IsPaused)
                 disk.Front.Open(disk.Top); // No need to drain: what is still inside goes to the source alone.
         }
@@ -241,10 +255,9 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
             return;
         if (disk.IsPaused)
             disk.Front.Shut(); // Who waits there would keep the listener from ending.
-        if (disk.Mirror is { } mirror)
-            await mirror.DisposeAsync();
-        if (disk.Listener is { } listener)
-            await listener.DisposeAsync();
+        await disk.EndMirrorAsync();
+        if (disk.Sockets is { } sockets)
+            await sockets.DisposeAsync();
         await disk.EndExportAsync();
         disk.Front.Shut();
         disk.Back.Shut();
@@ -261,6 +274,24 @@ internal sealed class Disk(int minor, string nbdSocketPath, TimeProvider time) :
             await disk.Image.Device.DisposeAsync();
         }
     }
+
+    /// <summary>Whatever can be refused is refused here, before anything changes.</summary>
+    private async Task<SecondaryTarget?> ReachSecondaryAsync(OpenDisk disk, DiskImage image, string? secondary)
+    {
+        bool endsMirror = secondary == SecondaryTarget.None;
+        if (disk.Mirror is not null && !endsMirror && image.Device.LengthBytes != disk.Back.LengthBytes)
+            throw new TapException((int)Errno.EINVAL, "the image's size changed under a mirror; the disk stays paused");
+        if (secondary is null || endsMirror)
+            return null;
+        if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } && disk.SecondaryName is null)
+            throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror of mirror-start; it stays paused");
+        return await SecondaryTarget.ReachAsync(secondary, passed, image.Device.LengthBytes);
+    }
+
+    private Task ApplySecondaryAsync(OpenDisk disk, string? secondary, SecondaryTarget? target) =>
+        target is not null ? target.ApplyAsync(disk, time)
+        : secondary == SecondaryTarget.None ? disk.EndMirrorAsync()
+        : Task.CompletedTask;
 
     private async Task ChangeAsync(Func<Task> change)
     {

@@ -6,6 +6,7 @@ namespace Tapdisk;
 internal sealed class DiskTable(string controlDirectory, TimeProvider time) : IAsyncDisposable
 {
     private readonly Lock gate = new();
+    private readonly PassedConnections passed = new(controlDirectory);
     private readonly SortedDictionary<int, Disk> disks = [];
     private readonly TaskCompletionSource lastDetached = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
@@ -34,10 +35,9 @@ internal sealed class DiskTable(string controlDirectory, TimeProvider time) : IA
 
     public void Attach(int minor)
     {
-        string nbdSocketPath = new TapControl(controlDirectory).NbdSocketPath(Environment.ProcessId, minor);
         lock (gate)
         {
-            if (!disks.TryAdd(minor, new Disk(minor, nbdSocketPath, time)))
+            if (!disks.TryAdd(minor, new Disk(minor, controlDirectory, passed, time)))
                 throw new TapException((int)Platform.Errno.EEXIST, $"minor {minor} is attached already");
         }
     }
@@ -75,5 +75,7 @@ internal sealed class DiskTable(string controlDirectory, TimeProvider time) : IA
                 Log.Write($"minor {disk.Minor} did not close in order: {e.Message}");
             }
         }
+
+        await passed.DisposeAsync();
     }
 }

@@ -38,7 +38,10 @@ internal sealed class OpenDisk
 
     public Secret? MirrorName { get; set; }
 
-    public NbdListener? Listener { get; set; }
+    /// <summary>The mirror is the field's, onto this target.</summary>
+    public string? SecondaryName { get; set; }
+
+    public DiskSockets? Sockets { get; set; }
 
     public TlsExport? Export { get; set; }
 
@@ -50,7 +53,7 @@ internal sealed class OpenDisk
     public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
 
     /// <summary>
-    /// After a pause, onto an image that is open. Another image than before may hold something else: its digest starts anew.
+    /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest starts anew.
     /// </summary>
     public void Reopen(DiskImage image)
     {
@@ -62,10 +65,24 @@ internal sealed class OpenDisk
         }
 
         Image = image;
+        Back.Open(image.Device);
+    }
+
+    /// <summary>The guest goes on.</summary>
+    public void EndPause()
+    {
         IsPaused = false;
         ResumeFailed = false;
-        Back.Open(image.Device);
         Front.Open(Top);
+    }
+
+    public async Task EndMirrorAsync()
+    {
+        if (Mirror is not { } mirror)
+            return;
+        await mirror.DisposeAsync();
+        Mirror = null;
+        SecondaryName = null;
     }
 
     /// <summary>When this returns, no request of the export is in flight and none can come.</summary>

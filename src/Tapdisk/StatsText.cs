@@ -7,6 +7,8 @@ namespace Tapdisk;
 
 internal static class StatsText
 {
+    private const int SectorBytes = 512;
+
     public static string Of(OpenDisk disk)
     {
         GateCounts counts = disk.Front.Counts;
@@ -14,6 +16,8 @@ internal static class StatsText
         List<string> images = [];
         for (int i = 0; i < image.Paths.Count; i++)
             images.Add(ImageOf(image.Paths[i], i == 0 ? counts : default, image.TypeNumber, image.TypeName));
+        if (disk is { SecondaryName: { } secondary, Mirror: { } mirror })
+            images.Insert(1, ImageOf(secondary, new GateCounts { SectorsWritten = mirror.Status.SentBytes / SectorBytes }, 15, "nbd"));
         bool mirrorFailed = disk.Mirror is { Status.Phase: MirrorPhase.Failed };
         return $"{{ \"name\": {Quoted(image.Arguments)}, \"secs\": [ {counts.SectorsRead}, {counts.SectorsWritten} ], "
             + $"\"images\": [ {string.Join(", ", images)} ], \"FIXME_enospc_redirect_count\": 0, "
@@ -22,7 +26,7 @@ internal static class StatsText
     }
 
     private static string ImageOf(string path, GateCounts counts, int type, string name) =>
-        $"{{ \"name\": {Quoted(path)}, \"hits\": [ {counts.Reads}, {counts.Writes} ], "
+        $"{{ \"name\": {Quoted(path)}, \"hits\": [ {counts.SectorsRead}, {counts.SectorsWritten} ], "
         + $"\"fail\": [ {counts.FailedReads}, {counts.FailedWrites} ], "
         + $"\"driver\": {{ \"type\": {type}, \"name\": \"{name}\", \"status\": null }} }}";
 

@@ -45,6 +45,16 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     /// <summary>The unix socket of an open disk's NBD server; any export name is accepted there.</summary>
     public string NbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd{processId}.{minor}");
 
+    /// <summary>The same server under the name that older clients look for.</summary>
+    public string OldNbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd-old{processId}.{minor}");
+
+    /// <summary>Where a connected NBD client is handed over to be served: after a newstyle handshake, or an old-style greeting.</summary>
+    public string PassingSocketPath(int processId, int minor, bool isNewStyle) =>
+        Path.Combine(ControlDirectory, $"nbdserver{(isNewStyle ? "-new" : "")}{processId}.{minor}");
+
+    /// <summary>Where a connection to a mirror target is handed over, with its label.</summary>
+    public string NbdClientSocketPath(int processId) => Path.Combine(ControlDirectory, $"nbdclient{processId}");
+
     public string ControlSocketPath(int processId) => Path.Combine(ControlDirectory, $"ctl{processId}");
 
     /// <summary>Starts <c>tapdisk</c> of a tools folder; it outlives us. Returns its process id when its control socket answers.</summary>
@@ -404,6 +414,6 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
                 File.Delete(path);
         }
 
-        File.Delete(Path.Combine(ControlDirectory, $"nbdclient{processId}"));
+        File.Delete(NbdClientSocketPath(processId));
     }
 }

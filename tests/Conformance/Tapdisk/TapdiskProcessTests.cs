@@ -58,7 +58,10 @@ public sealed class TapdiskProcessTests
         await Refused(16, () => world.Control.DetachAsync(tapdisk, 0, default));
         await Refused(17, () => world.Control.AttachAsync(tapdisk, 0, default));
         await Refused(19, () => world.Control.StatsAsync(tapdisk, 7, default));
-        await Refused(95, () => world.Control.ResumeAsync(tapdisk, 0, null, "nbd:/somewhere", default));
+        await Refused(22, () => world.Control.ResumeAsync(tapdisk, 0, null, "nbd:/somewhere", default));
+        await world.Control.PauseAsync(tapdisk, 0, default);
+        await Refused(95, () => world.Control.ResumeAsync(tapdisk, 0, null, "aio:/somewhere", default));
+        await world.Control.ResumeAsync(tapdisk, 0, null, null, default);
         await Refused(2, () => world.Extensions.MirrorFinishAsync(tapdisk, 0, default));
         await world.Control.AttachAsync(tapdisk, 1, default);
         await Refused(2, () => world.Control.OpenAsync(tapdisk, 1, "vhd:/no/such.vhd", TapOpenFlags.None, null, default));
