@@ -1,4 +1,5 @@
 // The transmission phase of the client: who is in flight, the reader of replies, and the end of the connection.
+using System.Runtime.CompilerServices;
 using System.Buffers.Binary;
 using Platform;
 
@@ -52,6 +53,7 @@ internal sealed class ClientConnection : IAsyncDisposable
         }
     }
 
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     public async ValueTask RunAsync(ClientRequest request, CancellationToken cancellationToken)
     {
         await WaitForSlotAsync(cancellationToken);

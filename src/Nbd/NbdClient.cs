@@ -1,5 +1,6 @@
 // The client's end as a block device. Requests are matched to replies by cookie; many are in flight; the connection has a thread of its own, which
 // owns the receiving half and runs what waits for a reply.
+using System.Runtime.CompilerServices;
 using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
@@ -110,6 +111,7 @@ public sealed class NbdClient : IBlockDevice
         Socket connected, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
         ConnectAsync(connected, static () => { }, exportName, options, cancellationToken);
 
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     public async ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken)
     {
         BlockIoException.CheckRange(this, offsetBytes, destination.Length, isWrite: false);
@@ -124,6 +126,7 @@ public sealed class NbdClient : IBlockDevice
         }
     }
 
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     public async ValueTask WriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken)
     {
         BlockIoException.CheckRange(this, offsetBytes, source.Length, isWrite: true);

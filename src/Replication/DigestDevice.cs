@@ -1,5 +1,6 @@
 using Platform;
 
+using System.Runtime.CompilerServices;
 namespace Replication;
 
 /// <summary>Tells a <see cref="DigestMap"/> of every write that passes through. Owns the inner device.</summary>
@@ -51,6 +52,7 @@ public sealed class DigestDevice(IBlockDevice inner, DigestMap map) : IBlockDevi
         return ValueTask.CompletedTask;
     }
 
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private async ValueTask AwaitedAsync(ValueTask write, long offsetBytes, long lengthBytes)
     {
         try

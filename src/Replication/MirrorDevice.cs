@@ -3,6 +3,7 @@
 // Invariants: acknowledged => the source has it. Synced => what was acknowledged is on the target. Failed never becomes Synced without a
 // resume. No chunk is copied and written at once. What may differ is marked before the guest is answered. Reads never wait and never
 // leave the source.
+using System.Runtime.CompilerServices;
 using Platform;
 using StorageAccess.Tap;
 
@@ -222,6 +223,7 @@ public sealed class MirrorDevice : IBlockDevice
     }
 
     // A write that began is finished on both sides whatever becomes of its caller: half a write would be a difference that nobody knows of.
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private async ValueTask WriteBothAsync(long offsetBytes, long lengthBytes, ReadOnlyMemory<byte> data, bool isZero, WriteFlags flags)
     {
         using ChunkMap.Lease lease = await map.LeaseAsync(offsetBytes, lengthBytes);

@@ -21,8 +21,8 @@ internal sealed class TargetSide : IAsyncDisposable
     private readonly Lock gate = new();
     private readonly CancellationTokenSource lost = new();
     private readonly CancellationTokenSource abandoned;
-    private readonly List<long> startedAt = [];
-    private readonly Stack<int> freeSlots = new();
+    private readonly List<TargetRequest> waiting = [];
+    private readonly Stack<TargetRequest> spare = new();
     private Task disposal = Task.CompletedTask;
     private long sentBytes;
     private bool isLost;
@@ -36,6 +36,7 @@ internal sealed class TargetSide : IAsyncDisposable
         this.onLost = onLost;
         Epoch = epoch;
         abandoned = new CancellationTokenSource(Timeout.InfiniteTimeSpan, time);
+        abandoned.Token.Register(Abandon);
         TimeSpan period = TimeSpan.FromMilliseconds(Math.Clamp(stallLimit.TotalMilliseconds / 20, 5, 100));
         watchdog = time.CreateTimer(static state => ((TargetSide)state!).CheckStall(), this, period, period);
     }
@@ -54,8 +55,8 @@ internal sealed class TargetSide : IAsyncDisposable
             lock (gate)
             {
                 long oldest = long.MaxValue;
-                foreach (long start in startedAt)
-                    oldest = Math.Min(oldest, start);
+                foreach (TargetRequest request in waiting)
+                    oldest = Math.Min(oldest, request.StartedAt);
                 return oldest == long.MaxValue ? TimeSpan.Zero : time.GetElapsedTime(oldest);
             }
         }
@@ -118,49 +119,61 @@ internal sealed class TargetSide : IAsyncDisposable
         lost.Dispose();
     }
 
-    private async ValueTask<bool> TryAsync<T>(Func<IBlockDevice, T, CancellationToken, ValueTask> request, T arguments, string what)
+    /// <summary>It waits no longer.</summary>
+    public void Answered(TargetRequest request)
     {
-        int slot;
         lock (gate)
         {
-            if (isLost)
-                return false;
-            slot = TakeSlot();
-        }
-
-        try
-        {
-            ValueTask pending = request(device, arguments, lost.Token);
-            if (pending.IsCompletedSuccessfully)
-                return true;
-            await pending.AsTask().WaitAsync(abandoned.Token);
-            return true;
-        }
-        catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
-        {
-            Lose($"the target's {what} failed: {e.Message}");
-            return false;
-        }
-        finally
-        {
-            lock (gate)
-            {
-                startedAt[slot] = long.MaxValue;
-                freeSlots.Push(slot);
-            }
+            TargetRequest last = waiting[^1];
+            waiting[request.Slot] = last;
+            last.Slot = request.Slot;
+            waiting.RemoveAt(waiting.Count - 1);
         }
     }
 
-    private int TakeSlot()
+    public void Reuse(TargetRequest request)
     {
-        if (!freeSlots.TryPop(out int slot))
+        lock (gate)
+            spare.Push(request);
+    }
+
+    private ValueTask<bool> TryAsync<T>(Func<IBlockDevice, T, CancellationToken, ValueTask> request, T arguments, string what)
+    {
+        TargetRequest? watched;
+        lock (gate)
         {
-            slot = startedAt.Count;
-            startedAt.Add(0);
+            if (isLost)
+                return ValueTask.FromResult(false);
+            if (!spare.TryPop(out watched))
+                watched = new TargetRequest(this);
+            watched.Slot = waiting.Count;
+            watched.StartedAt = time.GetTimestamp();
+            waiting.Add(watched);
         }
 
-        startedAt[slot] = time.GetTimestamp();
-        return slot;
+        return watched.Watch(Begin(request, arguments), what);
+    }
+
+    // A request may throw before it returns its task; here that too becomes the task's.
+    private ValueTask Begin<T>(Func<IBlockDevice, T, CancellationToken, ValueTask> request, T arguments)
+    {
+        try
+        {
+            return request(device, arguments, lost.Token);
+        }
+        catch (Exception e)
+        {
+            return ValueTask.FromException(e);
+        }
+    }
+
+    private void Abandon()
+    {
+        TargetRequest[] rest;
+        lock (gate)
+            rest = [.. waiting];
+        foreach (TargetRequest request in rest)
+            request.Abandon();
     }
 
     private void CheckStall()

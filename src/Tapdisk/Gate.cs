@@ -1,5 +1,6 @@
 // A place where a device can be exchanged while requests come: they wait at the gate for as long as it is held, and never see what is
 // behind it change.
+using System.Runtime.CompilerServices;
 using Platform;
 
 namespace Tapdisk;
@@ -176,6 +177,7 @@ internal sealed class Gate(long lengthBytes, bool isReadOnly) : IBlockDevice
         return ValueTask.CompletedTask;
     }
 
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private async ValueTask FinishAsync<T>(
         IBlockDevice? inside,
         ValueTask pending,
