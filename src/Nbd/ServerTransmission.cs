@@ -15,8 +15,11 @@ internal sealed class ServerTransmission : IDisposable
     private const long QuickMicroseconds = 40;
     private const long QuickBytesPerMicrosecond = 2048;
 
-    // So many quick answers in a row until a device that was slow is trusted again.
-    private const int TrustAfter = 32;
+    // A slow call weighs as much as so many quick ones; above the limit the device is not trusted to answer at once. A thread that lost its
+    // processor in the middle of a call looks slow too, once in some hundred calls.
+    private const int SlowWeight = 8;
+    private const int DistrustLimit = 4 * SlowWeight;
+    private const int MaxDistrust = 2 * DistrustLimit;
 
     private readonly SocketStream socket;
     private readonly ServerHandshake handshake;
@@ -114,7 +117,7 @@ internal sealed class ServerTransmission : IDisposable
     public void Took(TimeSpan time, long lengthBytes)
     {
         if (time.TotalMicroseconds > QuickMicroseconds + lengthBytes / QuickBytesPerMicrosecond)
-            distrust = TrustAfter;
+            distrust = Math.Min(distrust + SlowWeight, MaxDistrust);
         else if (distrust > 0)
             distrust--; // Racing threads may lose a count; it is a measure, not a balance.
     }
@@ -144,7 +147,7 @@ internal sealed class ServerTransmission : IDisposable
             if (request.Command == Command.Write)
                 ReceivePayload(request);
             Interlocked.Increment(ref running);
-            if (distrust > 0 && handshake.Reader.BufferedBytes >= Protocol.RequestHeaderBytes)
+            if (distrust >= DistrustLimit && handshake.Reader.BufferedBytes >= Protocol.RequestHeaderBytes)
                 ThreadPool.UnsafeQueueUserWorkItem(request, preferLocal: false);
             else
                 request.Execute();
