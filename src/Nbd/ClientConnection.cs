@@ -122,8 +122,7 @@ internal sealed class ClientConnection : IAsyncDisposable
         }
     }
 
-    /// <summary>Nobody took the connection.</summary>
-    public void Abandon() => Fail(Errno.ESHUTDOWN, "nobody waits for the NBD client any more", null);
+    public void Abandon(string reason) => Fail(Errno.ESHUTDOWN, reason, null);
 
     private async ValueTask WaitForSlotAsync(CancellationToken cancellationToken)
     {

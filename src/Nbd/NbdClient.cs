@@ -184,6 +184,9 @@ public sealed class NbdClient : IBlockDevice
         return request.Extents;
     }
 
+    /// <summary>Ends the connection at once, without a word to the server: what is in flight fails with ESHUTDOWN.</summary>
+    public void Cut() => connection.Abandon("the NBD connection was given up");
+
     /// <summary>Says goodbye and closes; whatever is still in flight fails with ESHUTDOWN.</summary>
     public ValueTask DisposeAsync() => connection.DisposeAsync();
 
@@ -254,7 +257,7 @@ public sealed class NbdClient : IBlockDevice
         }
 
         if (!opened.TrySetResult(client))
-            client.connection.Abandon();
+            client.connection.Abandon("nobody waits for the NBD client any more");
         client.connection.ReadReplies();
         return true;
     }

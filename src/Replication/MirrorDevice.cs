@@ -24,13 +24,15 @@ public sealed record MirrorOptions(TimeSpan StallLimit, long RateLimitBytesPerSe
 /// </summary>
 public sealed class MirrorDevice : IBlockDevice
 {
-    private static readonly TimeSpan StalledAfter = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan PhaseStep = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan StalledAfter = TimeSpan.FromMilliseconds(700);
 
     private readonly IBlockDevice source;
     private readonly TimeProvider time;
     private readonly ChunkMap map;
     private readonly TokenBucket rate;
     private readonly SemaphoreSlim oneFlush = new(1);
+    private TaskCompletionSource failed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Lock gate = new();
     private TargetSide side;
     private CopyPass pass;
@@ -76,6 +78,22 @@ public sealed class MirrorDevice : IBlockDevice
                 long copied = Math.Max(0, total - map.UnequalBytes);
                 return new MirrorStatus(Phase(wait), total, copied, sentInEarlierLives + side.SentBytes, map.UnequalChunks, error ?? "");
             }
+        }
+    }
+
+    /// <summary>Completes when the mirror is in another phase than the given one: at once when it fails, else within some 50 ms.</summary>
+    public async Task<MirrorStatus> PhaseOtherThanAsync(MirrorPhase phase, CancellationToken cancellationToken)
+    {
+        while (true)
+        {
+            Task failing;
+            lock (gate)
+                failing = failed.Task;
+            MirrorStatus status = Status;
+            if (status.Phase != phase)
+                return status;
+            await Task.WhenAny(failing, Task.Delay(PhaseStep, time, cancellationToken));
+            cancellationToken.ThrowIfCancellationRequested();
         }
     }
 
@@ -139,6 +157,7 @@ public sealed class MirrorDevice : IBlockDevice
         {
             sentInEarlierLives += side.SentBytes;
             error = null;
+            failed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
             pass.Dispose();
             (side, pass) = Begin(target, options);
         }
@@ -270,6 +289,9 @@ public sealed class MirrorDevice : IBlockDevice
     {
         map.LoseTarget();
         lock (gate)
+        {
             error ??= reason;
+            failed.TrySetResult();
+        }
     }
 }

@@ -1,6 +1,7 @@
 // One life of a mirror's target: the device behind one connection, watched. A request that fails, or that is not answered within the
 // stall limit, ends this life: the owner is told first (it marks what may differ), then every waiting request gives up, so that no guest
 // waits longer than the limit.
+using Nbd;
 using Platform;
 
 namespace Replication;
@@ -38,6 +39,8 @@ internal sealed class TargetSide : IAsyncDisposable
         abandoned = new CancellationTokenSource(Timeout.InfiniteTimeSpan, time);
         abandoned.Token.Register(Abandon);
         TimeSpan period = TimeSpan.FromMilliseconds(Math.Clamp(stallLimit.TotalMilliseconds / 20, 5, 100));
+        if (device is NbdClient client)
+            _ = client.Lost.ContinueWith(LoseConnection, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
         watchdog = time.CreateTimer(static state => ((TargetSide)state!).CheckStall(), this, period, period);
     }
 
@@ -90,6 +93,8 @@ internal sealed class TargetSide : IAsyncDisposable
 
         watchdog.Dispose();
         abandoned.CancelAfter(Grace);
+        if (device is NbdClient client)
+            client.Cut(); // Whoever is stuck in the middle of a message to it is free, and so is its memory.
         disposal = DisposeDeviceAsync();
         lost.Cancel();
     }
@@ -175,6 +180,9 @@ internal sealed class TargetSide : IAsyncDisposable
         foreach (TargetRequest request in rest)
             request.Abandon();
     }
+
+    // A target that dies is noticed also while nobody writes.
+    private void LoseConnection(Task<BlockIoException> reason) => Lose($"the target was lost: {reason.Result.Message}");
 
     private void CheckStall()
     {

@@ -20,6 +20,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     // Longer than a mirror's stall limit: a guest's write that waits for its target is inside the gate.
     private static readonly TimeSpan DrainLimit = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan StallStep = TimeSpan.FromMilliseconds(50);
     private static readonly TimeSpan FinishDrainLimit = TimeSpan.FromSeconds(5);
 
     private readonly SemaphoreSlim oneVerb = new(1);
@@ -82,7 +83,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         OpenDisk disk = RequireOpen();
         if (disk.IsPaused)
             return;
-        await HoldAsync(disk.Front, DrainLimit);
+        await HoldGuestAsync(disk);
         try
         {
             await HoldAsync(disk.Back, DrainLimit);
@@ -210,6 +211,10 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     /// <summary>Not serialised with other verbs: it takes effect at once.</summary>
     public void SetMirrorRate(long bytesPerSecond) => RequireMirror(RequireOpen()).SetRate(bytesPerSecond);
 
+    /// <summary>Waits until the mirror is in another phase than the given one.</summary>
+    public Task<MirrorStatus> MirrorOtherThanAsync(MirrorPhase phase, CancellationToken cancellationToken) =>
+        RequireMirror(RequireOpen()).PhaseOtherThanAsync(phase, cancellationToken);
+
     public Task MirrorFinishAsync() => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireRunning();
@@ -304,6 +309,20 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         {
             oneVerb.Release();
         }
+    }
+
+    // A mirror's target that does not answer must not keep a disk from being paused: it is left behind, and can be caught up later.
+    private async Task HoldGuestAsync(OpenDisk disk)
+    {
+        Task holding = HoldAsync(disk.Front, DrainLimit);
+        while (disk.Mirror is { } mirror && !holding.IsCompleted)
+        {
+            if (mirror.Status.Phase == MirrorPhase.Stalled)
+                mirror.GiveUp("the disk was to be paused while the target did not answer");
+            await Task.WhenAny(holding, Task.Delay(StallStep, time));
+        }
+
+        await holding;
     }
 
     private async Task HoldAsync(Gate gate, TimeSpan limit)

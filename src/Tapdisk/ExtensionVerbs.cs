@@ -49,6 +49,8 @@ internal static class ExtensionVerbs
                 return [];
             case "mirror-status":
                 return StatusOf(disk.MirrorStatus);
+            case "mirror-wait":
+                return StatusOf(await disk.MirrorOtherThanAsync(PhaseOf(fields), cancellationToken));
             case "mirror-finish":
                 await disk.MirrorFinishAsync();
                 return [];
@@ -86,6 +88,11 @@ internal static class ExtensionVerbs
         Text(fields, "fingerprint"),
         TimeSpan.FromMilliseconds(Number(fields, "stall_limit_ms", 10, 60_000)),
         Number(fields, "rate_limit", 0, long.MaxValue));
+
+    private static MirrorPhase PhaseOf(JsonElement fields) =>
+        Enum.TryParse(Text(fields, "while"), ignoreCase: true, out MirrorPhase phase) && Enum.IsDefined(phase)
+            ? phase
+            : throw Refuse("'while' is not a state of a mirror");
 
     private static Secret NameOf(JsonElement fields)
     {
