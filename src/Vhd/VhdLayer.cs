@@ -54,6 +54,9 @@ internal sealed class VhdLayer : IDisposable
         try
         {
             VhdMetadata metadata = VhdMetadata.Read(file, path);
+            if (isWritable && metadata.HasStrayLocator)
+                throw new VhdException(
+                    VhdError.Damaged, path, "a parent locator lies outside of the file; it is opened for reading only, set the parent again");
             return new VhdLayer(file, path, metadata, metadata.Footer.CurrentSizeBytes, bitmapSlots);
         }
         catch

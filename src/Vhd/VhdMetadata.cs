@@ -48,6 +48,9 @@ internal sealed class VhdMetadata
 
     public int AllocatedBlocks { get; private set; }
 
+    /// <summary>A parent locator lies outside of the file: the image may be read, not written.</summary>
+    public bool HasStrayLocator { get; private set; }
+
     /// <summary>Closed in order by its last writer: the footer follows the last block and nothing follows the footer.</summary>
     public bool IsTidy => TrailingFooterBytes == DataEndBytes && fileBytes == DataEndBytes + VhdFooter.LengthBytes;
 
@@ -242,8 +245,10 @@ internal sealed class VhdMetadata
         reserved.Add((Header!.TableOffsetBytes, Header.TableEndBytes, "block table"));
         foreach (ParentLocator locator in Header.Locators)
         {
-            // One that lies outside of the file is ignored here and refused where it is read.
-            if (locator.OffsetBytes >= 0 && locator.OffsetBytes <= UsableEndBytes - locator.SpaceBytes)
+            // One that lies outside of the file is refused where it is read, and by a writer: a new block could come to lie over it.
+            if (locator.OffsetBytes < 0 || locator.OffsetBytes > UsableEndBytes - locator.SpaceBytes)
+                HasStrayLocator = true;
+            else
                 reserved.Add((locator.OffsetBytes, locator.OffsetBytes + locator.SpaceBytes, "parent locator"));
         }
 

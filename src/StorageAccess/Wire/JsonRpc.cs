@@ -27,7 +27,8 @@ public delegate Task<JsonNode?> JsonRpcHandler(JsonObject parameters, Cancellati
 /// <summary>Text in, text out; whoever owns the socket calls it.</summary>
 public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler> handlers, Func<Exception, JsonNode> errorOf)
 {
-    private static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64 };
+    /// <summary>A name that comes twice is malformed: two readers would take different ones.</summary>
+    internal static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64, AllowDuplicateProperties = false };
 
     /// <summary>Always answers: what is malformed or unknown gets an error too.</summary>
     public async Task<string> HandleAsync(string request, CancellationToken cancellationToken)
@@ -116,7 +117,7 @@ public sealed class JsonRpcClient : IDisposable
             using StringContent body = new(call.ToJsonString(), Encoding.UTF8, "application/json");
             using HttpResponseMessage response = await http.PostAsync(new Uri("/", UriKind.Relative), body, cancellationToken);
             string text = await response.Content.ReadAsStringAsync(cancellationToken);
-            JsonObject answer = JsonNode.Parse(text)?.AsObject() ?? throw new IOException($"{SocketPath} answered null to {method}");
+            JsonObject answer = JsonNode.Parse(text, documentOptions: JsonRpcDispatcher.Limits)?.AsObject() ?? throw new IOException($"{SocketPath} answered null to {method}");
             if (answer["error"] is { } error)
                 throw new JsonRpcException(error.DeepClone());
             return answer["result"]?.DeepClone();
@@ -129,7 +130,7 @@ public sealed class JsonRpcClient : IDisposable
         {
             throw new IOException($"{SocketPath} did not answer {method} within {http.Timeout.TotalSeconds:0} s", e);
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new IOException($"{SocketPath} answered {method} with something that is not JSON: {e.Message}", e);
         }
