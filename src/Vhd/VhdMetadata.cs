@@ -48,8 +48,8 @@ internal sealed class VhdMetadata
 
     public int AllocatedBlocks { get; private set; }
 
-    /// <summary>A parent locator lies outside of the file: the image may be read, not written.</summary>
-    public bool HasStrayLocator { get; private set; }
+    /// <summary>What lies outside of the file though the header has it inside, or null. Such an image may be read, not written.</summary>
+    public string? Stray { get; private set; }
 
     /// <summary>Closed in order by its last writer: the footer follows the last block and nothing follows the footer.</summary>
     public bool IsTidy => TrailingFooterBytes == DataEndBytes && fileBytes == DataEndBytes + VhdFooter.LengthBytes;
@@ -208,6 +208,7 @@ internal sealed class VhdMetadata
         if (batmap.Version != BatmapHeader.KnownVersion || batmap.OffsetBytes < 0 || batmap.OffsetBytes > UsableEndBytes - length)
         {
             warnings.Add($"the batmap header at byte {headerOffset} is wrong; bitmaps are read instead");
+            Stray = "the batmap";
             return;
         }
 
@@ -247,7 +248,7 @@ internal sealed class VhdMetadata
         {
             // One that lies outside of the file is refused where it is read, and by a writer: a new block could come to lie over it.
             if (locator.OffsetBytes < 0 || locator.OffsetBytes > UsableEndBytes - locator.SpaceBytes)
-                HasStrayLocator = true;
+                Stray = "a parent locator";
             else
                 reserved.Add((locator.OffsetBytes, locator.OffsetBytes + locator.SpaceBytes, "parent locator"));
         }
