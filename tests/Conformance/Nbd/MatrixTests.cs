@@ -16,16 +16,23 @@ public sealed class MatrixTests : IDisposable
 
     public MatrixTests()
     {
+        // qemu-nbd refuses a server's certificate that is an authority's too: one signs the other.
+        (DateTimeOffset from, DateTimeOffset to) = (DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(1));
+        using RSA rootKey = RSA.Create(2048);
+        CertificateRequest root = new("CN=authority", rootKey, HashAlgorithmName.SHA256, RSASignaturePadding.Pkcs1);
+        root.CertificateExtensions.Add(new X509BasicConstraintsExtension(true, false, 0, true));
+        using X509Certificate2 authority = root.CreateSelfSigned(from, to);
         using RSA key = RSA.Create(2048);
         CertificateRequest request = new("CN=localhost", key, HashAlgorithmName.SHA256, RSASignaturePadding.Pkcs1);
         SubjectAlternativeNameBuilder names = new();
         names.AddDnsName("localhost");
         request.CertificateExtensions.Add(names.Build());
-        request.CertificateExtensions.Add(new X509BasicConstraintsExtension(true, false, 0, true));
-        certificate = request.CreateSelfSigned(DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(1));
+        request.CertificateExtensions.Add(new X509BasicConstraintsExtension(false, false, 0, true));
+        using X509Certificate2 signed = request.Create(authority, from, to, [1, 2, 3, 4]);
+        certificate = signed.CopyWithPrivateKey(key);
         // Where libnbd looks for it, and where qemu and nbdkit are told to.
         Directory.CreateDirectory(Pki);
-        File.WriteAllText(Path.Combine(Pki, "ca-cert.pem"), certificate.ExportCertificatePem());
+        File.WriteAllText(Path.Combine(Pki, "ca-cert.pem"), authority.ExportCertificatePem());
         File.WriteAllText(Path.Combine(Pki, "server-cert.pem"), certificate.ExportCertificatePem());
         File.WriteAllText(Path.Combine(Pki, "server-key.pem"), key.ExportPkcs8PrivateKeyPem());
     }
