@@ -62,7 +62,7 @@ internal sealed class ScriptFolder
         {
             answer = JsonNode.Parse(result.StandardOutput, documentOptions: Limits);
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // The second: half a surrogate pair.
         {
             throw Failed(path, $"exit {result.ExitCode}: {e.Message}", result.StandardOutput, result.StandardError);
         }

@@ -38,7 +38,9 @@ public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler
         {
             if (JsonNode.Parse(request, documentOptions: Limits) is not JsonObject call || call["method"] is not JsonValue method)
                 return Answer(null, new JsonArray("Internal_error", "the body is not a JSON-RPC request"), null);
-            id = call["id"]?.DeepClone();
+            JsonNode? asked = call["id"]?.DeepClone();
+            _ = asked?.ToJsonString(); // Throws when it is text that is no text (half a surrogate pair): that cannot be sent back.
+            id = asked;
             JsonObject parameters = call["params"] switch
             {
                 JsonArray { Count: 1 } array when array[0] is JsonObject named => named,
@@ -65,7 +67,7 @@ public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler
     }
 
     private static string Answer(JsonNode? result, JsonNode? error, JsonNode? id) =>
-        new JsonObject { ["result"] = result, ["error"] = error, ["id"] = id ?? JsonValue.Create(0) }.ToJsonString();
+        new JsonObject { ["result"] = result, ["error"] = error, ["id"] = id?.DeepClone() ?? JsonValue.Create(0) }.ToJsonString();
 }
 
 /// <summary>Calls a daemon on its unix socket. Thread-safe; a call ends with its token or its deadline.</summary>

@@ -48,7 +48,8 @@ internal static class TextTargets
         yield return JsonRpcTarget();
         yield return Json("storage-wire", StorageWireSeeds(), typeof(FormatException), static text =>
         {
-            JsonNode? node = JsonNode.Parse(text, documentOptions: JsonRpcDispatcher.Limits);
+            if (!TryParse(text, out JsonNode? node))
+                return "half a surrogate pair in a name";
             return $"{Try(() => StorageWire.ReadVdiInfo(node))} {Try(() => StorageWire.ReadSrInfo(node))} {Try(() => StorageWire.ReadQuery(node))} "
                 + $"{Try(() => StorageWire.ReadBackend(node))} {Try(() => StorageWire.ReadState(node))} "
                 + (ErrorOf(node) is { } error ? Try(() => StorageWire.ReadError(error)) : "");
@@ -179,6 +180,21 @@ internal static class TextTargets
         """{"driver":"d","name":"n","description":"","vendor":"","copyright":"","version":"","required_api_version":"","features":["VDI_CREATE"],"configuration":{},"required_cluster_stack":[]}""",
         """["Backend_error",["SR_BACKEND_FAILURE_38",["","x"]]]""", """["Activated","RO"]""", """{"implementations":[["Nbd",{"uri":"nbd:unix:/s:exportname=x"}]]}""",
     ];
+
+    // The clients take this one for malformed JSON, which it is.
+    private static bool TryParse(string text, out JsonNode? node)
+    {
+        node = null;
+        try
+        {
+            node = JsonNode.Parse(text, documentOptions: JsonRpcDispatcher.Limits);
+            return true;
+        }
+        catch (InvalidOperationException)
+        {
+            return false;
+        }
+    }
 
     // As the client makes it: text that is no text is refused there.
     private static JsonRpcException? ErrorOf(JsonNode? node)
