@@ -3,6 +3,7 @@ using Fuzz;
 
 namespace Unit.FuzzTests;
 
+[Collection("measures memory")]
 public class FuzzTests
 {
     [Fact]
