@@ -16,5 +16,15 @@ public static class MigrationJson
     public static string Write<T>(T value) => JsonSerializer.Serialize(value, Options);
 
     /// <exception cref="JsonException">Not that.</exception>
-    public static T Read<T>(string text) => JsonSerializer.Deserialize<T>(text, Options) ?? throw new JsonException($"null is not a {typeof(T).Name}");
+    public static T Read<T>(string text)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<T>(text, Options) ?? throw new JsonException($"null is not a {typeof(T).Name}");
+        }
+        catch (NotSupportedException e)
+        {
+            throw new JsonException($"the record does not say which {typeof(T).Name} it is", e);
+        }
+    }
 }

@@ -115,6 +115,8 @@ public sealed record NbdUri
                 || !int.TryParse(authority[(hostEnd + 1)..], NumberStyles.None, CultureInfo.InvariantCulture, out port)
                 || port is 0 or > ushort.MaxValue))
             return null;
-        return host.Length == 0 ? null : Tcp(host, port, Uri.UnescapeDataString(name), isTls);
+        return host.Length == 0 || host.Contains('[', StringComparison.Ordinal) || host.Contains(']', StringComparison.Ordinal)
+            ? null
+            : Tcp(host, port, Uri.UnescapeDataString(name), isTls);
     }
 }

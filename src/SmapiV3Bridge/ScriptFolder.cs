@@ -22,7 +22,7 @@ internal sealed class ScriptFolder
 {
     private const int OutputLimitBytes = 8 * 1024 * 1024;
     private const int ErrorTextLimit = 4096;
-    private static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64 };
+    private static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64, AllowDuplicateProperties = false };
     private readonly Dictionary<string, string> scripts;
     private readonly ScriptSettings settings;
 
@@ -62,7 +62,7 @@ internal sealed class ScriptFolder
         {
             answer = JsonNode.Parse(result.StandardOutput, documentOptions: Limits);
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // The second: half a surrogate pair.
         {
             throw Failed(path, $"exit {result.ExitCode}: {e.Message}", result.StandardOutput, result.StandardError);
         }

@@ -54,6 +54,9 @@ internal sealed class VhdLayer : IDisposable
         try
         {
             VhdMetadata metadata = VhdMetadata.Read(file, path);
+            if (isWritable && metadata.Stray is { } stray)
+                throw new VhdException(
+                    VhdError.Damaged, path, $"{stray} is outside of the file, where a new block could come to lie over it; the image can be read");
             return new VhdLayer(file, path, metadata, metadata.Footer.CurrentSizeBytes, bitmapSlots);
         }
         catch

@@ -48,6 +48,9 @@ internal sealed class VhdMetadata
 
     public int AllocatedBlocks { get; private set; }
 
+    /// <summary>What lies outside of the file though the header has it inside, or null. Such an image may be read, not written.</summary>
+    public string? Stray { get; private set; }
+
     /// <summary>Closed in order by its last writer: the footer follows the last block and nothing follows the footer.</summary>
     public bool IsTidy => TrailingFooterBytes == DataEndBytes && fileBytes == DataEndBytes + VhdFooter.LengthBytes;
 
@@ -205,6 +208,7 @@ internal sealed class VhdMetadata
         if (batmap.Version != BatmapHeader.KnownVersion || batmap.OffsetBytes < 0 || batmap.OffsetBytes > UsableEndBytes - length)
         {
             warnings.Add($"the batmap header at byte {headerOffset} is wrong; bitmaps are read instead");
+            Stray = "the batmap";
             return;
         }
 
@@ -242,8 +246,10 @@ internal sealed class VhdMetadata
         reserved.Add((Header!.TableOffsetBytes, Header.TableEndBytes, "block table"));
         foreach (ParentLocator locator in Header.Locators)
         {
-            // One that lies outside of the file is ignored here and refused where it is read.
-            if (locator.OffsetBytes >= 0 && locator.OffsetBytes <= UsableEndBytes - locator.SpaceBytes)
+            // One that lies outside of the file is refused where it is read, and by a writer: a new block could come to lie over it.
+            if (locator.OffsetBytes < 0 || locator.OffsetBytes > UsableEndBytes - locator.SpaceBytes)
+                Stray = "a parent locator";
+            else
                 reserved.Add((locator.OffsetBytes, locator.OffsetBytes + locator.SpaceBytes, "parent locator"));
         }
 

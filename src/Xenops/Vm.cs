@@ -51,8 +51,9 @@ public sealed record Vm
             vm.Check();
             return vm;
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException or ArgumentException)
         {
+            // The last two: text that is no text (half a surrogate pair), and a name that comes twice.
             throw XenopsException.Internal($"the parameter \"vm\" is not a VM's record: {e.Message}");
         }
     }

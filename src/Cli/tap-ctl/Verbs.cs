@@ -12,11 +12,12 @@ internal static class Verbs
           spawn
           attach        -p pid -m minor
           detach        -p pid -m minor
-          open          -p pid -m minor -a type:path [-R] [-D]
+          open          -p pid -m minor -a type:path [-R] [-D] [-r] [-2 secondary]
           close         -p pid -m minor [-f] [-t seconds]
           pause         -p pid -m minor [-t seconds]
           unpause       -p pid -m minor [-a type:path] [-2 secondary]
-          create        -a type:path [-R]
+          create        -a type:path [-R] [-2 secondary]
+          check
           destroy       -p pid -m minor [-t seconds]
           stats         -p pid -m minor
           mirror-status -p pid -m minor
@@ -43,7 +44,7 @@ internal static class Verbs
     private static string? LettersOf(string verb) => verb switch
     {
         "list" => "p:m:t:f:",
-        "allocate" or "spawn" => "",
+        "allocate" or "spawn" or "check" => "",
         "free" => "m:",
         "attach" or "detach" or "stats" or "mirror-status" or "digest" => "p:m:",
         "open" => "p:m:a:RDre:2:st:C:E",
@@ -69,6 +70,9 @@ internal static class Verbs
                 break;
             case "spawn":
                 Console.WriteLine(await control.SpawnAsync(AppContext.BaseDirectory, token));
+                break;
+            case "check":
+                Check(control);
                 break;
             case "create":
                 await CreateAsync(control, options, token);
@@ -131,6 +135,15 @@ internal static class Verbs
         TapOpenFlags flags = (options.Has('R') ? TapOpenFlags.ReadOnly : 0) | (options.Has('D') ? TapOpenFlags.NoDirectIo : 0)
             | (options.Has('r') ? TapOpenFlags.AddLocalCache : 0);
         return await control.OpenAsync(processId, minor, arguments, flags, options.Text('2'), token);
+    }
+
+    // Whether a tapdisk could be started here.
+    private static void Check(TapControl control)
+    {
+        if (!File.Exists(Path.Combine(AppContext.BaseDirectory, "tapdisk")))
+            throw new TapException((int)Platform.Errno.ENOENT, $"there is no tapdisk in {AppContext.BaseDirectory}");
+        Directory.CreateDirectory(control.ControlDirectory);
+        Console.WriteLine("ok");
     }
 
     // All of it, or nothing is left behind.

@@ -27,7 +27,8 @@ public delegate Task<JsonNode?> JsonRpcHandler(JsonObject parameters, Cancellati
 /// <summary>Text in, text out; whoever owns the socket calls it.</summary>
 public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler> handlers, Func<Exception, JsonNode> errorOf)
 {
-    private static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64 };
+    /// <summary>A name that comes twice is malformed: two readers would take different ones.</summary>
+    internal static readonly JsonDocumentOptions Limits = new() { MaxDepth = 64, AllowDuplicateProperties = false };
 
     /// <summary>Always answers: what is malformed or unknown gets an error too.</summary>
     public async Task<string> HandleAsync(string request, CancellationToken cancellationToken)
@@ -37,7 +38,9 @@ public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler
         {
             if (JsonNode.Parse(request, documentOptions: Limits) is not JsonObject call || call["method"] is not JsonValue method)
                 return Answer(null, new JsonArray("Internal_error", "the body is not a JSON-RPC request"), null);
-            id = call["id"]?.DeepClone();
+            JsonNode? asked = call["id"]?.DeepClone();
+            _ = asked?.ToJsonString(); // Throws when it is text that is no text (half a surrogate pair): that cannot be sent back.
+            id = asked;
             JsonObject parameters = call["params"] switch
             {
                 JsonArray { Count: 1 } array when array[0] is JsonObject named => named,
@@ -64,7 +67,7 @@ public sealed class JsonRpcDispatcher(IReadOnlyDictionary<string, JsonRpcHandler
     }
 
     private static string Answer(JsonNode? result, JsonNode? error, JsonNode? id) =>
-        new JsonObject { ["result"] = result, ["error"] = error, ["id"] = id ?? JsonValue.Create(0) }.ToJsonString();
+        new JsonObject { ["result"] = result, ["error"] = error, ["id"] = id?.DeepClone() ?? JsonValue.Create(0) }.ToJsonString();
 }
 
 /// <summary>Calls a daemon on its unix socket. Thread-safe; a call ends with its token or its deadline.</summary>
@@ -116,7 +119,7 @@ public sealed class JsonRpcClient : IDisposable
             using StringContent body = new(call.ToJsonString(), Encoding.UTF8, "application/json");
             using HttpResponseMessage response = await http.PostAsync(new Uri("/", UriKind.Relative), body, cancellationToken);
             string text = await response.Content.ReadAsStringAsync(cancellationToken);
-            JsonObject answer = JsonNode.Parse(text)?.AsObject() ?? throw new IOException($"{SocketPath} answered null to {method}");
+            JsonObject answer = JsonNode.Parse(text, documentOptions: JsonRpcDispatcher.Limits)?.AsObject() ?? throw new IOException($"{SocketPath} answered null to {method}");
             if (answer["error"] is { } error)
                 throw new JsonRpcException(error.DeepClone());
             return answer["result"]?.DeepClone();
@@ -129,7 +132,7 @@ public sealed class JsonRpcClient : IDisposable
         {
             throw new IOException($"{SocketPath} did not answer {method} within {http.Timeout.TotalSeconds:0} s", e);
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new IOException($"{SocketPath} answered {method} with something that is not JSON: {e.Message}", e);
         }

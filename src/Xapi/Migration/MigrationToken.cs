@@ -12,7 +12,8 @@ namespace Xapi.Migration;
 
 public sealed record MigrationToken(string Migration, PeerAddress Destination, DateTimeOffset ExpiresAt, Secret Secret)
 {
-    private const string Key = "x-storage-token";
+    /// <summary>The member of the map that is the token; the others are the field's.</summary>
+    public const string Key = "x-storage-token";
     private const int Version = 1;
     private const int LengthLimit = 8192;
 
@@ -49,14 +50,16 @@ public sealed record MigrationToken(string Migration, PeerAddress Destination, D
             throw new FormatException("the token was cut short or altered");
         try
         {
-            Body body = JsonSerializer.Deserialize<Body>(Base64Url.DecodeFromChars(parts[0]), MigrationJson.Options)!;
+            Body? body = JsonSerializer.Deserialize<Body>(Base64Url.DecodeFromChars(parts[0]), MigrationJson.Options);
+            if (body is not { Migration: not null, Url: not null, Fingerprint: not null, Host: not null, Secret: not null })
+                throw new FormatException("the token was altered: a member is missing");
             if (body.V != Version)
                 throw new FormatException($"the token's version is {body.V}; this pool understands {Version}");
             return new MigrationToken(
                 body.Migration, new PeerAddress(body.Url, body.Fingerprint, body.Host), DateTimeOffset.FromUnixTimeSeconds(body.Expires),
                 new Secret(body.Secret));
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or ArgumentOutOfRangeException) // The second: a time that no calendar has.
         {
             throw new FormatException($"the token was altered: {e.Message}", e);
         }

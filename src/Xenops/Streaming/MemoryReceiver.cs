@@ -62,7 +62,7 @@ internal sealed class MemoryReceiver(FrameStream frames, Vm vm, GuestMemory memo
         Require(sent!.Domain == vm.Domain, $"the VM runs on {sent.Domain}, here on {vm.Domain}");
         Require(sent.MemoryBytes == vm.MemoryBytes, $"the VM has {sent.MemoryBytes} bytes of memory, here {vm.MemoryBytes}");
         Require(
-            sent.Vbds.Select(static v => (v.Device, v.Mode)).SequenceEqual(vm.Vbds.Select(static v => (v.Device, v.Mode))),
+            sent.Vbds?.Select(static v => (v?.Device, v?.Mode)).SequenceEqual(vm.Vbds.Select(static v => ((string?)v.Device, (string?)v.Mode))) == true,
             "the VM has other disks, or in another order, or with other modes, than here");
     }
 

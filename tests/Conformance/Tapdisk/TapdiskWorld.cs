@@ -46,10 +46,16 @@ internal sealed class TapdiskWorld : IAsyncDisposable
     /// <summary>A process with one open disk, minor 0.</summary>
     public async Task<int> ServeAsync(string arguments)
     {
-        int processId = await Control.SpawnAsync(AppContext.BaseDirectory, default);
-        processes.Add(processId);
+        int processId = await SpawnAsync();
         await Control.AttachAsync(processId, 0, default);
         await Control.OpenAsync(processId, 0, arguments, TapOpenFlags.None, null, default);
+        return processId;
+    }
+
+    public async Task<int> SpawnAsync()
+    {
+        int processId = await Control.SpawnAsync(AppContext.BaseDirectory, default);
+        processes.Add(processId);
         return processId;
     }
 
