@@ -24,7 +24,7 @@ internal sealed class ClientHandshake : IDisposable
     private const int ReplyLimitCount = 256; // Information replies to one option.
     private const int DefaultBlockBytes = 512;
 
-    private readonly SocketStream plain;
+    private readonly PeerStream plain;
     private bool mayOmitZeroes;
     private bool hasStructuredReplies;
     private uint? allocationContextId;
@@ -33,7 +33,7 @@ internal sealed class ClientHandshake : IDisposable
     private int minimumBlockBytes = DefaultBlockBytes;
     private int maximumBlockBytes = Protocol.PayloadLimitBytes;
 
-    public ClientHandshake(SocketStream stream)
+    public ClientHandshake(PeerStream stream)
     {
         plain = stream;
         Stream = stream;

@@ -111,6 +111,29 @@ public sealed class NbdClient : IBlockDevice
         Socket connected, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
         ConnectAsync(connected, static () => { }, exportName, options, cancellationToken);
 
+    /// <param name="open">Called on the connection's thread.</param>
+    internal static async Task<NbdClient> ConnectAsync(
+        Func<PeerStream> open, Action cut, string exportName, NbdClientOptions options, CancellationToken cancellationToken)
+    {
+        using CancellationTokenSource limit = new(options.ConnectTimeout, options.Time);
+        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cancellationToken);
+        using CancellationTokenRegistration onLimit = either.Token.Register(cut);
+        TaskCompletionSource<NbdClient> opened = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        _ = DedicatedThread.Run("NBD client", () => Serve(open, cut, exportName, options, opened));
+        try
+        {
+            return await opened.Task.WaitAsync(either.Token);
+        }
+        catch (OperationCanceledException) when (either.IsCancellationRequested)
+        {
+            if (!opened.TrySetCanceled(either.Token) && opened.Task.IsCompletedSuccessfully)
+                await (await opened.Task).DisposeAsync();
+            cancellationToken.ThrowIfCancellationRequested();
+            throw new BlockIoException(
+                Errno.ETIMEDOUT, $"the NBD server did not finish the handshake within {options.ConnectTimeout.TotalSeconds:0.#} s");
+        }
+    }
+
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     public async ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken)
     {
@@ -218,41 +241,31 @@ public sealed class NbdClient : IBlockDevice
         }
     }
 
-    private static async Task<NbdClient> ConnectAsync(
-        Socket socket, Action connect, string exportName, NbdClientOptions options, CancellationToken cancellationToken)
-    {
-        using CancellationTokenSource limit = new(options.ConnectTimeout, options.Time);
-        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cancellationToken);
-        using CancellationTokenRegistration cut = either.Token.Register(socket.Dispose);
-        TaskCompletionSource<NbdClient> opened = new(TaskCreationOptions.RunContinuationsAsynchronously);
-        _ = DedicatedThread.Run("NBD client", () => Serve(socket, connect, exportName, options, opened));
-        try
-        {
-            return await opened.Task.WaitAsync(either.Token);
-        }
-        catch (OperationCanceledException) when (either.IsCancellationRequested)
-        {
-            if (!opened.TrySetCanceled(either.Token) && opened.Task.IsCompletedSuccessfully)
-                await (await opened.Task).DisposeAsync();
-            cancellationToken.ThrowIfCancellationRequested();
-            throw new BlockIoException(
-                Errno.ETIMEDOUT, $"the NBD server did not finish the handshake within {options.ConnectTimeout.TotalSeconds:0.#} s");
-        }
-    }
+    private static Task<NbdClient> ConnectAsync(
+        Socket socket, Action connect, string exportName, NbdClientOptions options, CancellationToken cancellationToken) =>
+        ConnectAsync(
+            () =>
+            {
+                connect();
+                return NbdSocket.StreamOf(socket);
+            },
+            socket.Dispose,
+            exportName,
+            options,
+            cancellationToken);
 
     // The life of the connection's thread: it connects, shakes hands, tells who asked, and then reads replies to the end.
     private static bool Serve(
-        Socket socket, Action connect, string exportName, NbdClientOptions options, TaskCompletionSource<NbdClient> opened)
+        Func<PeerStream> open, Action cut, string exportName, NbdClientOptions options, TaskCompletionSource<NbdClient> opened)
     {
         NbdClient client;
         try
         {
-            connect();
-            client = Negotiate(NbdSocket.StreamOf(socket), exportName, options);
+            client = Negotiate(open(), exportName, options);
         }
         catch (Exception e)
         {
-            socket.Dispose();
+            cut();
             return opened.TrySetException(e); // The thread's boundary: whoever connects hears of it.
         }
 
@@ -262,7 +275,7 @@ public sealed class NbdClient : IBlockDevice
         return true;
     }
 
-    private static NbdClient Negotiate(SocketStream stream, string exportName, NbdClientOptions options)
+    private static NbdClient Negotiate(PeerStream stream, string exportName, NbdClientOptions options)
     {
         ClientHandshake handshake = new(stream);
         try

@@ -46,21 +46,27 @@ public static class NbdServer
     /// </summary>
     public static Task<NbdSessionEnd> ServeAsync(
         Socket client, NbdServerOptions options, CancellationToken cancellationToken, bool ownsSocket = true) =>
-        DedicatedThread.Run("NBD server", () => Serve(client, ownsSocket, options, cancellationToken));
+        DedicatedThread.Run(
+            "NBD server",
+            () =>
+            {
+                SocketStream stream = NbdSocket.StreamOf(client, ownsSocket);
+                stream.BelongToThisThread();
+                return Serve(stream, options, cancellationToken);
+            });
 
-    private static NbdSessionEnd Serve(Socket client, bool ownsSocket, NbdServerOptions options, CancellationToken cancellationToken)
+    internal static NbdSessionEnd Serve(PeerStream client, NbdServerOptions options, CancellationToken cancellationToken)
     {
         try
         {
-            using SocketStream socket = NbdSocket.StreamOf(client, ownsSocket);
-            socket.BelongToThisThread();
-            using ServerHandshake handshake = new(socket, options);
+            using PeerStream stream = client;
+            using ServerHandshake handshake = new(stream, options);
             NbdExport? export = Negotiate(handshake, options, cancellationToken);
             if (export is null)
                 return new NbdSessionEnd(true, "the client left during the handshake");
             try
             {
-                using ServerTransmission transmission = new(socket, handshake, export, options);
+                using ServerTransmission transmission = new(stream, handshake, export, options);
                 return transmission.Run(cancellationToken);
             }
             finally

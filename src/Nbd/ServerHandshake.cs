@@ -14,14 +14,14 @@ internal sealed class ServerHandshake : IDisposable
 
     private static readonly UTF8Encoding StrictUtf8 = new(false, throwOnInvalidBytes: true);
 
-    private readonly SocketStream plain;
+    private readonly PeerStream plain;
     private readonly NbdServerOptions options;
     private readonly byte[] header = new byte[Protocol.OptionHeaderBytes];
     private HandshakeFlags clientFlags;
     private bool isSecure;
     private string? allocationExport;
 
-    public ServerHandshake(SocketStream stream, NbdServerOptions options)
+    public ServerHandshake(PeerStream stream, NbdServerOptions options)
     {
         plain = stream;
         this.options = options;

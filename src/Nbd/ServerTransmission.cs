@@ -21,7 +21,7 @@ internal sealed class ServerTransmission : IDisposable
     private const int DistrustLimit = 4 * SlowWeight;
     private const int MaxDistrust = 2 * DistrustLimit;
 
-    private readonly SocketStream socket;
+    private readonly PeerStream stream;
     private readonly ServerHandshake handshake;
     private readonly NbdExport export;
     private readonly NbdServerOptions options;
@@ -33,9 +33,9 @@ internal sealed class ServerTransmission : IDisposable
     private int distrust;
     private volatile Exception? fault;
 
-    public ServerTransmission(SocketStream socket, ServerHandshake handshake, NbdExport export, NbdServerOptions options)
+    public ServerTransmission(PeerStream stream, ServerHandshake handshake, NbdExport export, NbdServerOptions options)
     {
-        this.socket = socket;
+        this.stream = stream;
         this.handshake = handshake;
         this.export = export;
         this.options = options;
@@ -125,7 +125,7 @@ internal sealed class ServerTransmission : IDisposable
     private void StopReading()
     {
         hardStop.CancelAfter(options.DrainTimeout);
-        socket.StopReceiving();
+        stream.StopReceiving();
     }
 
     private NbdSessionEnd ReadRequests(CancellationToken cancellationToken)

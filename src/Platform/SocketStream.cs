@@ -6,12 +6,12 @@ using System.Runtime.InteropServices;
 namespace Platform;
 
 /// <summary>
-/// Reading waits, on the caller's thread, also in <see cref="ReadAsync(Memory{byte}, CancellationToken)"/>: only the connection's own thread
+/// Reading waits, on the caller's thread, also in its asynchronous form: only the connection's own thread
 /// reads. Writing waits on that thread too; anywhere else it completes later when the peer's buffer is full. One reader and one writer at a
 /// time. A wait ends with <see cref="StopReceiving"/> or <see cref="Cut"/>, from any thread; tokens are not looked at.
 /// The socket must not have been used asynchronously.
 /// </summary>
-public sealed partial class SocketStream : Stream
+public sealed partial class SocketStream : PeerStream
 {
     private const int NoSignal = 0x4000;
     private const int DontWait = 0x40;
@@ -40,28 +40,12 @@ public sealed partial class SocketStream : Stream
             connected.SendBufferSize = wanted; // As far as the system lets us.
     }
 
-    public override bool CanRead => true;
-
-    public override bool CanWrite => true;
-
-    public override bool CanSeek => false;
-
-    public override long Length => throw new NotSupportedException();
-
-    public override long Position
-    {
-        get => throw new NotSupportedException();
-        set => throw new NotSupportedException();
-    }
-
     /// <summary>The calling thread is the connection's own: it may wait for the peer.</summary>
     public void BelongToThisThread() => ownThread = Environment.CurrentManagedThreadId;
 
-    /// <summary>The reader gets what has arrived, then the end; writing goes on.</summary>
-    public void StopReceiving() => Shutdown(0);
+    public override void StopReceiving() => Shutdown(0);
 
-    /// <summary>Ends the connection: whoever waits on it, and whoever comes, fails at once.</summary>
-    public void Cut() => Shutdown(2);
+    public override void Cut() => Shutdown(2);
 
     public override unsafe int Read(Span<byte> buffer)
     {
@@ -77,26 +61,14 @@ public sealed partial class SocketStream : Stream
         }
     }
 
-    public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
-
-    public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) => new(Read(buffer.Span));
-
-    public override Task<int> ReadAsync(byte[] buffer, int offset, int count, CancellationToken cancellationToken) =>
-        Task.FromResult(Read(buffer.AsSpan(offset, count)));
-
     public override void Write(ReadOnlySpan<byte> buffer)
     {
         for (int sent = 0; sent < buffer.Length;)
             sent += SendSome(buffer[sent..], default, mayWait: true);
     }
 
-    public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
-
     public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) =>
         WriteAsync(buffer, default);
-
-    public override Task WriteAsync(byte[] buffer, int offset, int count, CancellationToken cancellationToken) =>
-        WriteAsync(buffer.AsMemory(offset, count), default).AsTask();
 
     /// <summary>Two pieces in one system call.</summary>
     public ValueTask WriteAsync(ReadOnlyMemory<byte> first, ReadOnlyMemory<byte> second)
@@ -114,16 +86,6 @@ public sealed partial class SocketStream : Stream
 
         return ValueTask.CompletedTask;
     }
-
-    public override void Flush()
-    {
-    }
-
-    public override Task FlushAsync(CancellationToken cancellationToken) => Task.CompletedTask;
-
-    public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-    public override void SetLength(long value) => throw new NotSupportedException();
 
     protected override void Dispose(bool disposing)
     {

@@ -65,28 +65,31 @@ internal static class NbdTargets
 
     private static ValueTask<string> ServeAsync(byte[] bytes) => ServeAsync(bytes, ServerOptions);
 
-    private static async ValueTask<string> ServeAsync(byte[] bytes, NbdServerOptions options)
+    private static ValueTask<string> ServeAsync(byte[] bytes, NbdServerOptions options)
     {
-        NbdSessionEnd end = await NbdServer.ServeAsync(new ScriptedStream(bytes, bytes.Length), options, CancellationToken.None);
+        NbdSessionEnd end = NbdServer.Serve(new ScriptedStream(bytes, bytes.Length), options, CancellationToken.None);
         if (end.Reason.StartsWith("unexpected", StringComparison.Ordinal))
             throw new FuzzFindingException(end.Reason);
-        return end.Reason;
+        return ValueTask.FromResult(end.Reason);
     }
 
     private static async ValueTask<string> ConnectAsync(byte[] bytes)
     {
         NbdClientOptions options = new() { AcceptsOldStyle = true };
-        await using NbdClient client = await NbdClient.ConnectAsync(new ScriptedStream(bytes, bytes.Length), "disk", options, CancellationToken.None);
+        await using NbdClient client = await ConnectAsync(new ScriptedStream(bytes, bytes.Length), options);
         if (client.LengthBytes < 0 || client.BlockSizeBytes <= 0 || client.MaxPayloadBytes < client.BlockSizeBytes)
             throw new FuzzFindingException($"an export of {client.LengthBytes} bytes, blocks of {client.BlockSizeBytes} to {client.MaxPayloadBytes}");
         return $"connected structured={client.HasStructuredReplies} extents={client.HasExtents} readonly={client.IsReadOnly}";
     }
 
+    private static Task<NbdClient> ConnectAsync(ScriptedStream stream, NbdClientOptions options) =>
+        NbdClient.ConnectAsync(() => stream, stream.Cut, "disk", options, CancellationToken.None);
+
     // Three requests are on their way when the server begins to answer. What was answered must be answered whole.
     private static async ValueTask<string> ReplyAsync(byte[] handshake, byte[] bytes)
     {
         ScriptedStream stream = new(Join(handshake, bytes), handshake.Length);
-        await using NbdClient client = await NbdClient.ConnectAsync(stream, "disk", new NbdClientOptions(), CancellationToken.None);
+        await using NbdClient client = await ConnectAsync(stream, new NbdClientOptions());
         byte[] read = new byte[1536];
         Task reading = client.ReadAsync(0, read, CancellationToken.None).AsTask();
         Task<IReadOnlyList<BlockExtent>> asking = client.ExtentsAsync(0, DiskBytes, CancellationToken.None).AsTask();

