@@ -136,6 +136,8 @@ internal sealed class SimulatedDisk : IVhdStore
             file.SetLength(lengthBytes);
         }
 
+        public long DataEndBytes() => file.DataEndBytes();
+
         public void Sync()
         {
             disk.Step();
@@ -233,6 +235,12 @@ internal sealed class SimulatedFile
             unsynced.Clear();
             unsyncedLengths.Clear();
         }
+    }
+
+    public long DataEndBytes()
+    {
+        lock (cache)
+            return cache.Count == 0 ? 0 : Math.Min(LengthBytes, (cache.Keys.Max() + 1) * SectorBytes);
     }
 
     public void LosePower(Random random)

@@ -340,7 +340,7 @@ public sealed class BadImageTests : IDisposable
     }
 
     [Fact]
-    public void Row_59_61_62_and_63_another_a_smaller_and_a_missing_parent_are_refused()
+    public void Row_59_and_63_another_and_a_missing_parent_are_refused()
     {
         File.Delete(Good);
         Assert.Equal(VhdError.ParentMissing, Open(Child).Error);
@@ -348,9 +348,6 @@ public sealed class BadImageTests : IDisposable
         VhdException other = Open(Child);
         Assert.Equal(VhdError.ParentMismatch, other.Error);
         Assert.Contains(VhdImage.ReadInfo(Child).ParentUuid.ToString()!, other.Message, StringComparison.Ordinal);
-        File.Delete(Good);
-        VhdImage.CreateDynamic(Good, SizeBytes / 2, VhdImage.ReadInfo(Child).ParentUuid);
-        Assert.Equal(VhdError.ParentMismatch, Open(Child).Error);
     }
 
     [Fact]
