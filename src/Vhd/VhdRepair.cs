@@ -58,14 +58,9 @@ public static class VhdRepair
         {
             VhdResize.Tidy(store, path);
             done.Add(metadata.TrailingFooterBytes < 0 ? "wrote the trailing footer from its copy" : "put the footer right behind the last block");
-            metadata = VhdMetadata.Read(file, path);
         }
 
-        if (metadata.Warnings.Any(static warning => warning.Fault == VhdFault.FooterCopyDiffers))
-        {
-            file.Write(0, metadata.FooterBytes);
-            file.Sync();
+        if (VhdResize.MendCopy(file, path))
             done.Add("wrote the footer's copy");
-        }
     }
 }

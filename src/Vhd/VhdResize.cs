@@ -31,6 +31,10 @@ public static class VhdResize
             Shrink(store, file, path, sizeBytes);
         else
             Grow(store, file, path, sizeBytes);
+        if (footer.Type == VhdType.Fixed)
+            return;
+        Tidy(store, path);
+        MendCopy(file, path);
     }
 
     private static void Grow(IVhdStore store, IVhdFile file, string path, long sizeBytes)
@@ -73,8 +77,6 @@ public static class VhdResize
             if (entry != VhdHeader.Unused && start < end)
                 file.Zero(start, end - start);
         }
-
-        Tidy(store, path);
     }
 
     /// <summary>Puts the footer behind the last block that is left.</summary>
@@ -86,6 +88,18 @@ public static class VhdResize
         LeafWriter writer = new(layer, null);
         writer.Tidy();
         writer.Close();
+    }
+
+    /// <summary>Makes the footer's copy what the trailing footer is.</summary>
+    /// <returns>Whether it was not.</returns>
+    internal static bool MendCopy(IVhdFile file, string path)
+    {
+        VhdMetadata metadata = VhdMetadata.Read(file, path);
+        if (!metadata.Warnings.Any(static warning => warning.Fault == VhdFault.FooterCopyDiffers))
+            return false;
+        file.Write(0, metadata.FooterBytes);
+        file.Sync();
+        return true;
     }
 
     /// <summary>No table entry and no bit of the last block speaks of anything beyond a size.</summary>
