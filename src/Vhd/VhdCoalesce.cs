@@ -23,7 +23,7 @@ public readonly record struct VhdCoalesceResult(long Sectors, long WrittenBytes,
 public static class VhdCoalesce
 {
     /// <summary>
-    /// Makes the ancestor hold what the image shows. The ancestor must have no other descendants, and neither image a writer. It grows first
+    /// Makes the ancestor hold what the image shows, and zeros past the image's end. The ancestor must have no other descendants, and neither image a writer. It grows first
     /// when it is smaller. The image itself is not changed and not deleted. Durable at return; cancelled or killed, run again.
     /// </summary>
     /// <exception cref="VhdException">BadRequest: no parent, or the ancestor is not in the chain; what is wrong with an image.</exception>
@@ -117,7 +117,8 @@ public static class VhdCoalesce
 
         private readonly LayerStack stack = new(above);
         private readonly byte[] buffer = new byte[BufferBytes];
-        private readonly long sizeBytes = Math.Min(above[0].SizeBytes, target.SizeBytes);
+        // Past the end of the image the ancestor becomes zeros: an image above it, once grown, saw zeros there and still must.
+        private readonly long sizeBytes = target.SizeBytes;
         private readonly int blockBytes = target.IsFlat ? VhdHeader.DefaultBlockBytes : target.BlockBytes;
         private readonly List<(int Block, SectorBitmap Bits)> unclaimed = [];
         private readonly Stack<SectorBitmap> spare = [];
