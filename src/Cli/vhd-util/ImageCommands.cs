@@ -35,7 +35,7 @@ internal static class ImageCommands
         Option<bool> keepsEmpty = new("-e") { Description = "keep an empty parent (else its first ancestor that is not)" };
         Option<int> limit = new("-l") { Description = "refuse a chain longer than this" };
         Option<long> room = new("-S") { Description = "room in the block table, in MiB, for growing the disk later" };
-        Command command = new("snapshot", "Make an empty child of an image.") 
+        Command command = new("snapshot", "Make an empty child of an image.")
         {
             name, parent, isRaw, keepsEmpty, limit, room,
         };
