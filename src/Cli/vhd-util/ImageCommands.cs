@@ -86,7 +86,8 @@ internal static class ImageCommands
         }
 
         if (depth >= limit)
-            throw new VhdException(VhdError.TooDeep, path, $"its parent {parent.Path} is the {depth}th image of its chain already, the limit is {limit}");
+            throw new VhdException(
+                VhdError.TooDeep, path, $"its parent {parent.Path} is the {depth}th image of its chain already, the limit is {limit}");
     }
 
     /// <summary>A parent without a block of its own adds nothing but depth.</summary>

@@ -83,7 +83,10 @@ public sealed class CoalesceTests : IDisposable
         await using (VhdChain chain = VhdChain.Open(child, new VhdOpenOptions()))
         {
             foreach (int page in Enumerable.Range(0, SizeBytes / 4096).OrderBy(_ => random.Next()).Take(writes).ToArray())
-                await chain.WriteAsync(page * 4096L, data.AsMemory(random.Next(SizeBytes - 4096) / 512 * 512, 4096), WriteFlags.None, CancellationToken.None);
+            {
+                Memory<byte> written = data.AsMemory(random.Next(SizeBytes - 4096), 4096);
+                await chain.WriteAsync(page * 4096L, written, WriteFlags.None, CancellationToken.None);
+            }
         }
 
         return (parent, child);
