@@ -72,6 +72,9 @@ internal sealed class SectorBitmap
             Volatile.Write(ref words[i], words[i] | MaskOf(i, from, to));
     }
 
+    /// <summary>Forgets everything. Only for a bitmap that is no image's.</summary>
+    public void Clear() => Array.Clear(words);
+
     private static ulong MaskOf(int word, int from, int to)
     {
         int first = Math.Clamp(from - word * 64, 0, 64);

@@ -185,6 +185,8 @@ public sealed class VhdChain : IBlockDevice
         Array.ForEach(layers, static layer => layer.Dispose());
     }
 
+    internal IReadOnlyList<VhdLayer> Layers => layers;
+
     private static VhdLayer OpenParent(IVhdStore store, List<VhdLayer> layers, string? root)
     {
         VhdLayer child = layers[^1];

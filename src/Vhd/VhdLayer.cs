@@ -63,9 +63,9 @@ internal sealed class VhdLayer : IDisposable
         }
     }
 
-    public static VhdLayer OpenRaw(IVhdStore store, string path)
+    public static VhdLayer OpenRaw(IVhdStore store, string path, bool isWritable = false)
     {
-        IVhdFile file = OpenFile(store, path, isWritable: false);
+        IVhdFile file = OpenFile(store, path, isWritable);
         return new VhdLayer(file, path, null, file.LengthBytes / VhdFooter.SectorBytes * VhdFooter.SectorBytes, 0);
     }
 

@@ -15,7 +15,7 @@ internal static class Program
           vhd-util snapshot -n child.vhd -p disk.vhd       a child that holds what changes from now on
           vhd-util query -n child.vhd -vsfpd               size in MiB, file bytes, hidden, parent, depth
           vhd-util check -n child.vhd                      is it a valid image?
-          vhd-util copy -n child.vhd --to flat.vhd         the chain's content as one image (--raw: as a raw disk)
+          vhd-util copy child.vhd flat.vhd                 the chain's content as one image (--raw: as a raw disk)
         """;
 
     private static async Task<int> Main(string[] arguments)
@@ -23,7 +23,8 @@ internal static class Program
         RootCommand root = new("Makes, describes and checks VHD images." + Examples)
         {
             ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Query(), ImageCommands.Check(),
-            ImageCommands.Set(), ImageCommands.Modify(), ImageCommands.Copy(),
+            ImageCommands.Set(), ImageCommands.Modify(), 
+            CopyCommands.Copy(), CopyCommands.Convert(),
         };
         ParseResult command = root.Parse(arguments);
         if (command.Errors.Count > 0)
