@@ -24,7 +24,7 @@ internal static class Program
         {
             ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Query(), ImageCommands.Check(),
             ImageCommands.Set(), ImageCommands.Modify(), 
-            CopyCommands.Copy(), CopyCommands.Convert(),
+            CopyCommands.Copy(), CopyCommands.Convert(), ContentCommands.Digest(), ContentCommands.Compare(), ContentCommands.Diff(),
         };
         ParseResult command = root.Parse(arguments);
         if (command.Errors.Count > 0)

@@ -108,7 +108,7 @@ internal static class ComparePass
         return found;
     }
 
-    private static void Join(List<DiskDifference> found, long offsetBytes, long lengthBytes)
+    public static void Join(List<DiskDifference> found, long offsetBytes, long lengthBytes)
     {
         if (found.Count > 0 && found[^1].OffsetBytes + found[^1].LengthBytes == offsetBytes)
             found[^1] = found[^1] with { LengthBytes = found[^1].LengthBytes + lengthBytes };
