@@ -67,6 +67,19 @@ public static partial class Posix
         }
     }
 
+    /// <summary>Writes to a pipe, socket or file at its own position, all of it.</summary>
+    public static void WriteAll(SafeHandle target, ReadOnlySpan<byte> bytes)
+    {
+        while (!bytes.IsEmpty)
+        {
+            nint written = write(target, bytes, bytes.Length);
+            if (written >= 0)
+                bytes = bytes[(int)written..];
+            else if (Marshal.GetLastPInvokeError() != Interrupted)
+                throw new BlockIoException((Errno)Marshal.GetLastPInvokeError(), $"writing failed: {Marshal.GetLastPInvokeErrorMessage()}");
+        }
+    }
+
     /// <summary>Asks for a longer pipe; what cannot have one keeps what it has.</summary>
     public static void TryGrowPipe(SafeHandle pipe, int lengthBytes) => _ = fcntl(pipe, SetPipeSize, lengthBytes);
 
@@ -75,6 +88,9 @@ public static partial class Posix
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial nint sendfile(SafeHandle target, SafeFileHandle source, ref long offset, nint count);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint write(SafeHandle fd, ReadOnlySpan<byte> bytes, nint count);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fcntl(SafeHandle fd, int command, int argument);

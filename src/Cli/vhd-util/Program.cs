@@ -25,6 +25,7 @@ internal static class Program
             ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Query(), ImageCommands.Check(),
             ImageCommands.Set(), ImageCommands.Modify(), 
             CopyCommands.Copy(), CopyCommands.Convert(), ContentCommands.Digest(), ContentCommands.Compare(), ContentCommands.Diff(),
+            StreamCommands.Export(), StreamCommands.Import(),
         };
         ParseResult command = root.Parse(arguments);
         if (command.Errors.Count > 0)

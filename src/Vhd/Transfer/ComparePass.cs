@@ -8,7 +8,7 @@ public readonly record struct DiskDifference(long OffsetBytes, long LengthBytes)
 internal static class ComparePass
 {
     private const int BlockBytes = VhdHeader.DefaultBlockBytes;
-    private const int PieceBytes = 128 * 1024;
+    private const int PieceBytes = 512 * 1024;
 
     /// <summary>The first byte that differs; null when the disks are equal. The shorter one is taken to end in zeros.</summary>
     public static DiskDifference? First(

@@ -16,6 +16,7 @@ internal sealed class DiskSource : IDisposable
     private readonly VhdLayer[] layers;
     private readonly DiskFile[] files;
     private readonly long[] visibleEnds;
+    private bool ownsFiles = true;
 
     private DiskSource(VhdChain? chain, IEnumerable<VhdLayer> layers, bool isDirect)
     {
@@ -55,6 +56,9 @@ internal sealed class DiskSource : IDisposable
             throw;
         }
     }
+
+    /// <summary>What the first images hold, without those under them; the files stay this source's.</summary>
+    public DiskSource Above(int depth) => new(null, layers.Take(depth), isDirect: false) { ownsFiles = false };
 
     /// <summary>The first offset at or after one where a file may hold something; the end of the disk when there is none.</summary>
     public long NextHeld(long offsetBytes)
@@ -114,7 +118,7 @@ internal sealed class DiskSource : IDisposable
     public void Dispose()
     {
         Array.ForEach(files, static file => file.Dispose());
-        if (chain is null)
+        if (chain is null && ownsFiles)
             layers[0].Dispose();
         chain?.Abandon();
     }
