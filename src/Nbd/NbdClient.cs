@@ -78,14 +78,11 @@ public sealed class NbdClient : IBlockDevice
     /// one.</exception>
     public static async Task<NbdClient> ConnectAsync(NbdUri uri, NbdClientOptions options, CancellationToken cancellationToken)
     {
-        if (uri.IsTls && options.Tls is null)
-            throw new BlockIoException(
-                Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
         return await WithinAsync(
             options,
             async limit =>
             {
-                Socket socket = await OpenAsync(uri, limit);
+                Socket socket = await OpenAsync(uri, options, limit);
                 return await NegotiateAsync(NbdSocket.StreamOf(socket), uri.ExportName, options, limit);
             },
             cancellationToken);
@@ -214,8 +211,11 @@ public sealed class NbdClient : IBlockDevice
         }
     }
 
-    private static async Task<Socket> OpenAsync(NbdUri uri, CancellationToken cancellationToken)
+    internal static async Task<Socket> OpenAsync(NbdUri uri, NbdClientOptions options, CancellationToken cancellationToken)
     {
+        if (uri.IsTls && options.Tls is null)
+            throw new BlockIoException(
+                Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
         string where = uri.SocketPath ?? $"{uri.Host}:{uri.Port}";
         Socket? socket = null;
         try

@@ -19,8 +19,12 @@ internal static class CopyCommands
               vhd-util copy child.vhd disk.raw --raw --verify      as a raw disk, read back and compared
               vhd-util copy disk.vhd backup.vhd --in-place         refresh an image that is there
               vhd-util copy child.vhd delta.vhd --layer            the changes alone
+              vhd-util copy child.vhd 'nbd+unix:///disk?socket=/run/nbd.sock'
+              vhd-util copy child.vhd nbds://host/disk --fingerprint 9f86d0...
             """) { isLayer, isRaw };
+        PushArguments push = new();
         arguments.AddTo(command);
+        push.AddTo(command);
         // As the verb was first written: -n SRC --to DST.
         Option<string> name = new("-n") { Hidden = true };
         Option<string> to = new("--to") { Hidden = true };
@@ -30,6 +34,7 @@ internal static class CopyCommands
             result,
             result.GetValue(name),
             result.GetValue(to),
+            push,
             options => options with
             {
                 IsLayerOnly = result.GetValue(isLayer),
@@ -57,6 +62,7 @@ internal static class CopyCommands
         arguments.AddTo(command);
         command.SetAction((result, cancellationToken) => arguments.RunAsync(
             result,
+            null,
             null,
             null,
             options => options with
@@ -87,8 +93,13 @@ internal static class CopyCommands
             Array.ForEach(options, command.Add);
         }
 
-        public Task<int> RunAsync(
-            ParseResult result, string? from, string? to, Func<CopyOptions, CopyOptions> with, CancellationToken cancellationToken)
+        public async Task<int> RunAsync(
+            ParseResult result,
+            string? from,
+            string? to,
+            PushArguments? push,
+            Func<CopyOptions, CopyOptions> with,
+            CancellationToken cancellationToken)
         {
             from ??= result.GetValue(source);
             to ??= result.GetValue(target);
@@ -97,25 +108,39 @@ internal static class CopyCommands
             {
                 Console.Error.WriteLine(
                     from is null || to is null ? "vhd-util: SRC and DST are needed" : $"vhd-util: {count} threads; 1 to 64 are possible");
-                return Task.FromResult(2);
+                return 2;
             }
 
-            using ProgressLine progress = new();
-            CopyOptions options = with(new CopyOptions
+            string done;
+            using (ProgressLine progress = new())
             {
-                IsInPlace = result.GetValue(isInPlace),
-                IsVerified = result.GetValue(isVerified),
-                IsDirect = result.GetValue(isDirect),
-                IsSynced = !result.GetValue(isUnsynced),
-                Threads = count,
-                Progress = progress.Progress,
-            });
-            CopyResult done = DiskCopy.Run(from, to, options, cancellationToken);
-            progress.Dispose();
+                done = push is not null && Nbd.NbdUri.TryParse(to) is { } uri
+                    ? Json(await push.RunAsync(result, from, uri, count, progress.Progress, cancellationToken))
+                    : Json(DiskCopy.Run(from, to, with(OptionsOf(result, count, progress.Progress)), cancellationToken));
+            }
+
             if (result.GetValue(isJson))
-                Console.Out.WriteLine(
-                    $"{{\"virtual_size\":{done.VirtualSizeBytes},\"read\":{done.ReadBytes},\"written\":{done.WrittenBytes}}}");
-            return Task.FromResult(0);
+                Console.Out.WriteLine(done);
+            return 0;
+        }
+
+        private CopyOptions OptionsOf(ParseResult result, int count, TransferProgress progress) => new()
+        {
+            IsInPlace = result.GetValue(isInPlace),
+            IsVerified = result.GetValue(isVerified),
+            IsDirect = result.GetValue(isDirect),
+            IsSynced = !result.GetValue(isUnsynced),
+            Threads = count,
+            Progress = progress,
+        };
+
+        private static string Json(CopyResult done) =>
+            $"{{\"virtual_size\":{done.VirtualSizeBytes},\"read\":{done.ReadBytes},\"written\":{done.WrittenBytes}}}";
+
+        private static string Json(PushResult done)
+        {
+            string digest = done.Digest is null ? "null" : $"\"{done.Digest}\"";
+            return $"{{\"virtual_size\":{done.VirtualSizeBytes},\"pushed\":{done.PushedBytes},\"digest\":{digest}}}";
         }
     }
 }

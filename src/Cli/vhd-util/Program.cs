@@ -42,10 +42,10 @@ internal static class Program
         }
         catch (OperationCanceledException)
         {
-            await Console.Error.WriteLineAsync("vhd-util: stopped; no file was left");
+            await Console.Error.WriteLineAsync("vhd-util: stopped; no new file was left, a target in place is half-written and marked so");
             return 1;
         }
-        catch (Exception e) when (e is VhdException or BlockIoException)
+        catch (Exception e) when (e is VhdException or BlockIoException or Nbd.NbdProtocolException or FormatException)
         {
             // Scripts of the field look for this line; the reason follows it.
             if (e is VhdException { Error: VhdError.CannotOpen, InnerException: BlockIoException io } bad)
