@@ -67,7 +67,7 @@ public sealed class ForeignJudges : IDisposable
     {
         Skip.IfNot(Tool.Exists("nbdkit"), Tool.Missing("nbdkit"));
         string disk = await DiskAsync(5), socket = directory.File("nbd.sock"), pid = directory.File("nbd.pid");
-        await Tool.RunAsync("nbdkit", "-U", socket, "-P", pid, "--filter=error", "memory", $"{SizeBytes}", "error-pwrite=ENOSPC");
+        await Tool.RunAsync("nbdkit", "-U", socket, "-P", pid, "--filter=error", "memory", $"{SizeBytes}", "error=ENOSPC", "error-pwrite-rate=100%");
         try
         {
             ChildResult failed = await SaysAsync(1, "copy", disk, $"nbd+unix:///?socket={socket}");
