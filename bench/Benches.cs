@@ -2,8 +2,10 @@
 // against in place. None of the peers syncs unless it is asked to, so here ours does not either (--no-sync); on tmpfs it makes no difference.
 namespace Bench;
 
-internal sealed class Benches(Workloads workloads, string folder, string vhdUtil)
+internal sealed class Benches(Workloads workloads, string folder, string vhdUtil) : IDisposable
 {
+    private readonly List<string> cleanups = [];
+
     private const string Qemu = "qemu-img convert -f vpc";
 
     public async Task<List<Race>> CopyAsync()
@@ -43,7 +45,8 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
                 new("push, zero scan and digest", "qemu-img -W -m 16", 0.70), new("push, zero scan", "qemu-img -W -m 16", 0.70),
                 new("push", "qemu-img -W -m 16", 0.55), new("push", "nbdcopy", 0.42),
             ]);
-        return [new Owned(race, () => Child.Run($"kill $(cat {pid}); rm -f {raw}")).Race];
+        cleanups.Add($"kill $(cat {pid})");
+        return [race];
     }
 
     public async Task<List<Race>> VerifyAsync()
@@ -96,6 +99,21 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
         Add(contenders, "qemu-img", "qemu-img convert", $"{Qemu} -O vpc {w5} {At("w5-qemu.vhd")}");
         return [new Race("W5 (2040 GiB, 16 blocks)", contenders, [new("copy", "qemu-img convert", 1.0)])];
     }
+
+    public async Task<List<Race>> CoalesceAsync()
+    {
+        IReadOnlyList<string> chain = await workloads.ChainAsync(2);
+        string parent = At("merge-c0.vhd"), child = At("merge-c1.vhd");
+        // Each merge needs a pair that was not merged yet; the copies cost nothing that is measured.
+        string fresh = $"cp {chain[0]} {parent} && cp {chain[1]} {child} && {vhdUtil} modify -n {child} -p {parent}";
+        Child.Run(fresh);
+        List<Contender> contenders = [new("coalesce", $"{vhdUtil} coalesce -n {child} >/dev/null", fresh)];
+        contenders.Add(new Contender("dd of the child", $"dd if={chain[1]} of={At("c1-dd.vhd")} bs=1M conv=notrunc 2>/dev/null"));
+        return [new Race("coalesce c1 (5 % of 2 GiB in 4 KiB writes) into c0; no peer is installed", contenders, [])];
+    }
+
+    /// <summary>Servers that a bench started.</summary>
+    public void Dispose() => cleanups.ForEach(static command => Child.Run(command));
 
     private Race CopyRace(string title, string source, string name, double? inPlaceLimit, double? floorLimit)
     {

@@ -8,6 +8,7 @@ public static partial class Posix
 {
     private const int FallocKeepSize = 1;
     private const int FallocPunchHole = 2;
+    private const int SeekData = 3;
     private const int OpenReadWrite = 2;
     private const int AtCurrentFolder = -100;
     private const int AtSymlinkNoFollow = 0x100;
@@ -37,6 +38,25 @@ public static partial class Posix
     /// <summary>Frees a byte range of a file; it reads as zeros. False where the filesystem cannot.</summary>
     public static bool TryPunchHole(SafeFileHandle file, long offsetBytes, long lengthBytes) =>
         fallocate(file, FallocPunchHole | FallocKeepSize, offsetBytes, lengthBytes) == 0;
+
+    /// <summary>
+    /// Where the last run of data of a file ends, at the grain of the filesystem's holes: nothing but a hole follows. The file's length
+    /// where the filesystem knows no holes.
+    /// </summary>
+    public static long DataEndOf(SafeFileHandle file, long lengthBytes)
+    {
+        long withData = 0, without = lengthBytes;
+        while (withData < without)
+        {
+            long middle = withData + (without - withData) / 2;
+            if (lseek(file, middle, SeekData) >= 0)
+                withData = middle + 1;
+            else
+                without = middle;
+        }
+
+        return without;
+    }
 
     /// <summary>Takes a folder's advisory lock (flock), as the field's C tools do; null while another process holds it. Disposing releases it.</summary>
     public static SafeFileHandle? TryLockDirectory(string path)
@@ -105,6 +125,9 @@ public static partial class Posix
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fallocate(SafeFileHandle fd, int mode, long offset, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial long lseek(SafeFileHandle fd, long offset, int whence);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int flock(SafeFileHandle fd, int operation);

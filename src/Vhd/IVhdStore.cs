@@ -23,6 +23,9 @@ internal interface IVhdFile : IDisposable
 
     void SetLength(long lengthBytes);
 
+    /// <summary>Where the data of the file ends, at the grain of its holes: zeros follow up to its length.</summary>
+    long DataEndBytes();
+
     /// <summary>All that was done before the call survives a loss of power at return.</summary>
     void Sync();
 }

@@ -39,6 +39,9 @@ internal sealed class LeafGrowth(IVhdFile file, SyncGroup sync, VhdMetadata meta
         }
     }
 
+    /// <summary>Leaves room before an offset; to be called before <see cref="Begin"/>.</summary>
+    public void StartBehind(long offsetBytes) => nextBytes = Math.Max(nextBytes, offsetBytes);
+
     /// <summary>The offset of a new block: zeros, durably.</summary>
     /// <exception cref="BlockIoException">ENOSPC: the table's 32-bit sector numbers, or the filesystem, are used up.</exception>
     public long Take()

@@ -10,24 +10,26 @@ namespace Vhd;
 internal sealed class LeafWriter
 {
     private readonly VhdLayer leaf;
-    private readonly Func<long, long, bool> parentsHold;
+    private readonly LayerStack? parents;
     private readonly LeafGrowth? growth;
     private readonly SyncGroup sync;
     private readonly bool mustScrub;
     private volatile bool hasWritten;
     private volatile bool hasFailed;
 
-    /// <param name="parentsHold">Whether any parent holds data in a range of the disk (from, to).</param>
-    public LeafWriter(VhdLayer leaf, Func<long, long, bool> parentsHold)
+    public LeafWriter(VhdLayer leaf, LayerStack? parents)
     {
         this.leaf = leaf;
-        this.parentsHold = parentsHold;
+        this.parents = parents;
         sync = new SyncGroup(leaf.File);
         growth = leaf.IsFlat ? null : new LeafGrowth(leaf.File, sync, leaf.Metadata!);
         mustScrub = !leaf.IsFlat && !leaf.Metadata!.IsTidy;
     }
 
     public Task SyncAsync() => sync.RunAsync();
+
+    /// <summary>The same, on this thread.</summary>
+    public void SyncNow() => sync.RunNow();
 
     /// <summary>A write ended half-way: from now on an unclaimed sector may hold something.</summary>
     public void Failed() => hasFailed = true;
@@ -55,6 +57,32 @@ internal sealed class LeafWriter
         }
 
         return mustSync;
+    }
+
+    /// <summary>
+    /// The same within one block, by a caller that syncs before it claims; see <see cref="ClaimBlock"/>.
+    /// </summary>
+    public void PutInBlock(int block, int fromSector, ReadOnlySpan<byte> source)
+    {
+        Begin();
+        EnsurePlaced(block);
+        leaf.File.Write(leaf.DataOffsetOf(block) + fromSector * (long)VhdFooter.SectorBytes, source);
+    }
+
+    /// <summary>Makes many sectors of a block the leaf's own at once; their data is durable.</summary>
+    public void ClaimBlock(int block, SectorBitmap added)
+    {
+        VhdLayer.Stripe stripe = leaf.StripeOf(block);
+        lock (stripe)
+        {
+            SectorBitmap bitmap = leaf.BitmapOf(block);
+            Span<byte> bytes = stackalloc byte[leaf.Metadata!.Header!.BitmapBytes];
+            if (bitmap.WriteUnionTo(bytes, added))
+                leaf.File.Write(leaf.BitmapOffsetOf(block), bytes);
+            if (stripe.Unlinked.Contains(block))
+                Link(block, stripe);
+            bitmap.Add(added);
+        }
     }
 
     /// <summary>Makes a range the leaf's own, after its data is in the file.</summary>
@@ -90,6 +118,60 @@ internal sealed class LeafWriter
         }
     }
 
+    /// <summary>
+    /// Moves every block that begins before an offset out of the way, to the end of the file; what it leaves is unused. At each moment
+    /// the table names a whole block, the old one or its copy.
+    /// </summary>
+    public void MakeWay(long beforeBytes)
+    {
+        growth!.StartBehind(beforeBytes);
+        Begin();
+        byte[] buffer = new byte[VhdHeader.DefaultBlockBytes];
+        for (int block = 0; block < leaf.BlockCount; block++)
+        {
+            if (leaf.IsAllocated(block) && leaf.BitmapOffsetOf(block) < beforeBytes)
+                Move(block, buffer);
+        }
+    }
+
+    private void Move(int block, byte[] buffer)
+    {
+        VhdLayer.Stripe stripe = leaf.StripeOf(block);
+        lock (stripe)
+        {
+            SectorBitmap bitmap = leaf.BitmapOf(block);
+            long start = growth!.Take();
+            int bitmapBytes = leaf.Metadata!.Header!.BitmapBytes;
+            // What nobody claims is not taken along: in its new place it is zeros, durably.
+            for (int from = 0; from < leaf.SectorsPerBlock;)
+            {
+                int limit = Math.Min(leaf.SectorsPerBlock, from + buffer.Length / VhdFooter.SectorBytes);
+                int to = bitmap.RunEnd(from, limit, out bool isSet);
+                Span<byte> data = buffer.AsSpan(0, (to - from) * VhdFooter.SectorBytes);
+                if (isSet)
+                {
+                    leaf.ReadExactly(leaf.DataOffsetOf(block) + from * (long)VhdFooter.SectorBytes, data);
+                    leaf.File.Write(start + bitmapBytes + from * (long)VhdFooter.SectorBytes, data);
+                }
+
+                from = to;
+            }
+
+            bitmap.WriteTo(buffer.AsSpan(0, bitmapBytes), 0, 0);
+            leaf.File.Write(start, buffer.AsSpan(0, bitmapBytes));
+            sync.RunNow();
+            leaf.MoveTo(block, start);
+            Link(block, stripe);
+            sync.RunNow();
+            stripe.Scrubbed.Add(block);
+        }
+    }
+
+    /// <summary>
+    /// Begins and so, with <see cref="Close"/>, gives an image that was not closed in order its final shape.
+    /// </summary>
+    public void Tidy() => Begin();
+
     /// <summary>Leaves the file as a cleanly closed image, unless a sync failed: then it stays as a crash would leave it.</summary>
     public void Close()
     {
@@ -97,10 +179,18 @@ internal sealed class LeafWriter
             return;
         sync.CheckHealthy();
         if (growth is null)
+        {
             sync.RunNow();
-        else
-            growth.Close();
+            return;
+        }
+
+        // A cleanly closed image promises zeros where nobody claims, in the blocks that this session did not touch as well.
+        if (mustScrub || hasFailed)
+            ScrubAll();
+        growth.Close();
     }
+
+    private bool ParentsHold(long fromBytes, long toBytes) => parents is not null && parents.HoldsAny(fromBytes, toBytes);
 
     private void Begin()
     {
@@ -111,7 +201,7 @@ internal sealed class LeafWriter
 
     private void ZeroPiece(Piece piece, bool isKept)
     {
-        if (!leaf.IsAllocated(piece.Block) && !isKept && !parentsHold(piece.DiskOffset(leaf), piece.DiskOffset(leaf) + piece.LengthBytes))
+        if (!leaf.IsAllocated(piece.Block) && !isKept && !ParentsHold(piece.DiskOffset(leaf), piece.DiskOffset(leaf) + piece.LengthBytes))
             return;
         EnsurePlaced(piece.Block);
         long dataOffset = leaf.DataOffsetOf(piece.Block);
@@ -119,7 +209,7 @@ internal sealed class LeafWriter
         {
             int to = leaf.BitmapOf(piece.Block).RunEnd(from, piece.To, out bool isSet);
             Piece run = new(piece.Block, from, to);
-            bool isNew = !isSet && (isKept || parentsHold(run.DiskOffset(leaf), run.DiskOffset(leaf) + run.LengthBytes));
+            bool isNew = !isSet && (isKept || ParentsHold(run.DiskOffset(leaf), run.DiskOffset(leaf) + run.LengthBytes));
             // An unclaimed sector is zeros in the file already.
             if (isSet || (isNew && hasFailed))
                 leaf.File.Zero(dataOffset + from * 512L, run.LengthBytes);
@@ -138,7 +228,7 @@ internal sealed class LeafWriter
         for (int from = piece.From; from < piece.To;)
         {
             int to = bitmap.RunEnd(from, piece.To, out bool isSet);
-            if (!isSet && parentsHold(blockStart + from * 512L, blockStart + to * 512L))
+            if (!isSet && ParentsHold(blockStart + from * 512L, blockStart + to * 512L))
                 return true;
             from = to;
         }
@@ -172,6 +262,22 @@ internal sealed class LeafWriter
     {
         if (!mustScrub || stripe.Scrubbed.Contains(block))
             return;
+        ZeroUnclaimed(block);
+        sync.RunNow();
+        stripe.Scrubbed.Add(block);
+    }
+
+    private void ScrubAll()
+    {
+        for (int block = 0; block < leaf.BlockCount; block++)
+        {
+            if (leaf.IsAllocated(block) && (hasFailed || !leaf.StripeOf(block).Scrubbed.Contains(block)))
+                ZeroUnclaimed(block);
+        }
+    }
+
+    private void ZeroUnclaimed(int block)
+    {
         SectorBitmap bitmap = leaf.BitmapOf(block);
         long dataOffset = leaf.DataOffsetOf(block);
         for (int from = 0; from < leaf.SectorsPerBlock;)
@@ -181,9 +287,6 @@ internal sealed class LeafWriter
                 leaf.File.Zero(dataOffset + from * 512L, (to - from) * 512L);
             from = to;
         }
-
-        sync.RunNow();
-        stripe.Scrubbed.Add(block);
     }
 
     private void ClaimSectors(int block, int from, int to)

@@ -14,7 +14,8 @@ internal static class ParentChange
         if (metadata.Footer.Type != VhdType.Differencing)
             throw new VhdException(VhdError.BadRequest, childPath, "only a differencing image has a parent to be set; nothing was changed");
         using ParentFacts parent = ParentFacts.Read(store, parentPath, isParentRaw);
-        Check(child, childPath, metadata, parent, parentPath);
+        if (parent.CanonicalPath == child.CanonicalPath)
+            throw new VhdException(VhdError.Loop, childPath, "an image cannot be its own parent; nothing was changed");
         VhdHeader old = metadata.Header!;
         VhdHeader renewed = parent.Renew(childPath, child, old);
         IReadOnlyList<ParentLocator> locators = renewed.Locators;
@@ -24,17 +25,6 @@ internal static class ParentChange
         WriteHeader(child, metadata.Footer.DataOffsetBytes, renewed.ToBytes());
         parent.WriteLocator(child, locators[0]);
         child.Sync();
-    }
-
-    private static void Check(IVhdFile child, string childPath, VhdMetadata metadata, ParentFacts parent, string parentPath)
-    {
-        if (parent.CanonicalPath == child.CanonicalPath)
-            throw new VhdException(VhdError.Loop, childPath, "an image cannot be its own parent; nothing was changed");
-        if (parent.SizeBytes < metadata.Footer.CurrentSizeBytes)
-            throw new VhdException(
-                VhdError.ParentMismatch,
-                childPath,
-                $"{parentPath} has {parent.SizeBytes} bytes, less than the child's {metadata.Footer.CurrentSizeBytes}; unchanged");
     }
 
     private static void WriteHeader(IVhdFile child, long offsetBytes, byte[] header)

@@ -72,6 +72,8 @@ internal sealed class PosixFile(SafeFileHandle handle) : IVhdFile
 
     public void SetLength(long lengthBytes) => RandomAccess.SetLength(handle, lengthBytes);
 
+    public long DataEndBytes() => Posix.DataEndOf(handle, LengthBytes);
+
     public void Sync() => Posix.SyncData(handle);
 
     public void Dispose() => handle.Dispose();

@@ -57,6 +57,19 @@ internal sealed class SectorBitmap
 
     public bool IsFull => IsSet(0, words.Length * 64);
 
+    /// <summary>
+    /// Takes, in a map with a byte for each eight sectors, what is free and held here; what is held in part becomes <paramref name="mixed"/>.
+    /// </summary>
+    public void OwnGroups(Span<byte> owners, byte owner, byte free, byte mixed)
+    {
+        for (int group = 0; group < owners.Length; group++)
+        {
+            byte held = (byte)(Volatile.Read(ref words[group >> 3]) >> (56 - 8 * (group & 7)));
+            if (held != 0 && owners[group] == free)
+                owners[group] = held == byte.MaxValue ? owner : mixed;
+        }
+    }
+
     /// <summary>The bitmap as stored, with a range of bits set in addition.</summary>
     public void WriteTo(Span<byte> bytes, int setFrom, int setTo)
     {
@@ -65,15 +78,45 @@ internal sealed class SectorBitmap
             BinaryPrimitives.WriteUInt64BigEndian(bytes[(i * 8)..], words[i] | MaskOf(i, setFrom, setTo));
     }
 
+    /// <summary>The bitmap as stored, without the bits from a sector on.</summary>
+    public void WriteCutTo(Span<byte> bytes, int fromSector)
+    {
+        bytes.Clear();
+        for (int i = 0; i < words.Length; i++)
+            BinaryPrimitives.WriteUInt64BigEndian(bytes[(i * 8)..], words[i] & MaskOf(i, 0, fromSector));
+    }
+
+    /// <summary>The bitmap as stored, with another's bits in addition.</summary>
+    /// <returns>False when they are all set already.</returns>
+    public bool WriteUnionTo(Span<byte> bytes, SectorBitmap added)
+    {
+        bytes.Clear();
+        ulong isNew = 0;
+        for (int i = 0; i < words.Length; i++)
+        {
+            isNew |= added.words[i] & ~words[i];
+            BinaryPrimitives.WriteUInt64BigEndian(bytes[(i * 8)..], words[i] | added.words[i]);
+        }
+
+        return isNew != 0;
+    }
+
+    /// <summary>Shows another's bits to readers. The caller is the block's only writer.</summary>
+    public void Add(SectorBitmap added)
+    {
+        for (int i = 0; i < words.Length; i++)
+            Volatile.Write(ref words[i], words[i] | added.words[i]);
+    }
+
+    /// <summary>Forgets everything. Only for a bitmap that is no image's.</summary>
+    public void Clear() => Array.Clear(words);
+
     /// <summary>Shows a range to readers. The caller is the block's only writer.</summary>
     public void Set(int from, int to)
     {
         for (int i = from >> 6; i <= (to - 1) >> 6; i++)
             Volatile.Write(ref words[i], words[i] | MaskOf(i, from, to));
     }
-
-    /// <summary>Forgets everything. Only for a bitmap that is no image's.</summary>
-    public void Clear() => Array.Clear(words);
 
     private static ulong MaskOf(int word, int from, int to)
     {

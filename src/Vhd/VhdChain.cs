@@ -30,14 +30,14 @@ public sealed class VhdChain : IBlockDevice
 
     private readonly VhdLayer[] layers;
     private readonly LeafWriter? writer;
-    private readonly Func<long, long, bool> parentsHold;
+    private readonly LayerStack? parents;
     private bool isDisposed;
 
     private VhdChain(List<VhdLayer> layers, bool isReadOnly)
     {
         this.layers = [.. layers];
-        parentsHold = ParentsHold;
-        writer = isReadOnly ? null : new LeafWriter(this.layers[0], parentsHold);
+        parents = layers.Count > 1 ? new LayerStack(this.layers.AsSpan(1)) : null;
+        writer = isReadOnly ? null : new LeafWriter(this.layers[0], parents);
     }
 
     public long LengthBytes => layers[0].SizeBytes;
@@ -51,21 +51,22 @@ public sealed class VhdChain : IBlockDevice
 
     /// <summary>What was wrong, but not wrong enough to refuse an image of the chain.</summary>
     public IReadOnlyList<string> Warnings =>
-        [.. layers.SelectMany(static layer => (layer.Metadata?.Warnings ?? []).Select(warning => $"{layer.Path}: {warning}"))];
+        [.. layers.SelectMany(static layer => layer.Metadata?.Warnings ?? []).Select(static warning => $"{warning.Path}: {warning.Message}")];
 
     /// <summary>Opens a leaf and all its parents.</summary>
     /// <exception cref="VhdException">
-    /// An image is refused; a parent is missing, another, smaller or outside of the root; the chain loops or is too deep.
+    /// An image is refused; a parent is missing, another, or outside of the root; the chain loops or is too deep.
     /// </exception>
     public static VhdChain Open(string leafPath, VhdOpenOptions options) => Open(PosixStore.Instance, leafPath, options);
 
-    internal static VhdChain Open(IVhdStore store, string leafPath, VhdOpenOptions options)
+    /// <param name="leafSizeBytes">A size that the leaf's table has room for but its footer does not say yet; 0 for the footer's.</param>
+    internal static VhdChain Open(IVhdStore store, string leafPath, VhdOpenOptions options, long leafSizeBytes = 0)
     {
         string? root = options.RootDirectory is null ? null : Posix.CanonicalFolder(options.RootDirectory);
         List<VhdLayer> layers = [];
         try
         {
-            layers.Add(VhdLayer.OpenImage(store, leafPath, !options.IsReadOnly, BitmapSlotsPerChain / 4));
+            layers.Add(VhdLayer.OpenImage(store, leafPath, !options.IsReadOnly, BitmapSlotsPerChain / 4, leafSizeBytes));
             while (layers[^1].Metadata?.Footer.Type == VhdType.Differencing)
                 layers.Add(OpenParent(store, layers, root));
             return new VhdChain(layers, options.IsReadOnly);
@@ -83,7 +84,7 @@ public sealed class VhdChain : IBlockDevice
         cancellationToken.ThrowIfCancellationRequested();
         try
         {
-            Read(0, offsetBytes, destination.Span);
+            Read(offsetBytes, destination.Span);
             return ValueTask.CompletedTask;
         }
         catch (IOException e) when (e is not BlockIoException)
@@ -144,13 +145,13 @@ public sealed class VhdChain : IBlockDevice
         for (long at = offsetBytes; at < end && budget > 0 && extents.Count < MaxExtents;)
         {
             cancellationToken.ThrowIfCancellationRequested();
-            LayerRun run = FirstRun(0, at, end, ref budget);
-            ExtentKind kind = run.IsPresent ? ExtentKind.Data : ExtentKind.Hole;
+            (bool isPresent, long runEnd) = FirstRun(at, end, ref budget);
+            ExtentKind kind = isPresent ? ExtentKind.Data : ExtentKind.Hole;
             if (extents.Count > 0 && extents[^1].Kind == kind)
-                extents[^1] = extents[^1] with { LengthBytes = run.EndBytes - extents[^1].OffsetBytes };
+                extents[^1] = extents[^1] with { LengthBytes = runEnd - extents[^1].OffsetBytes };
             else
-                extents.Add(new BlockExtent(at, run.EndBytes - at, kind));
-            at = run.EndBytes;
+                extents.Add(new BlockExtent(at, runEnd - at, kind));
+            at = runEnd;
         }
 
         return ValueTask.FromResult<IReadOnlyList<BlockExtent>>(extents);
@@ -160,13 +161,19 @@ public sealed class VhdChain : IBlockDevice
     /// <exception cref="BlockIoException">The last sync failed: the image is as a crash leaves it.</exception>
     public ValueTask DisposeAsync()
     {
+        Close();
+        return ValueTask.CompletedTask;
+    }
+
+    /// <summary>The same on this thread, which it always is.</summary>
+    internal void Close()
+    {
         if (isDisposed)
-            return ValueTask.CompletedTask;
+            return;
         isDisposed = true;
         try
         {
             writer?.Close();
-            return ValueTask.CompletedTask;
         }
         catch (IOException e)
         {
@@ -178,14 +185,18 @@ public sealed class VhdChain : IBlockDevice
         }
     }
 
+    internal IReadOnlyList<VhdLayer> Layers => layers;
+
+    internal LayerStack? Parents => parents;
+
+    internal LeafWriter Writer => writer ?? throw new InvalidOperationException("the chain was opened for reading only");
+
     /// <summary>Lets go of the files as they are, which is what the death of the process does.</summary>
     internal void Abandon()
     {
         isDisposed = true;
         Array.ForEach(layers, static layer => layer.Dispose());
     }
-
-    internal IReadOnlyList<VhdLayer> Layers => layers;
 
     private static VhdLayer OpenParent(IVhdStore store, List<VhdLayer> layers, string? root)
     {
@@ -198,64 +209,49 @@ public sealed class VhdChain : IBlockDevice
         FoundParent found = new ParentSearch(store, child.File, child.Path, child.Metadata!, root).Find();
         if (layers.Any(layer => layer.File.CanonicalPath == found.Path))
             throw new VhdException(VhdError.Loop, layers[0].Path, $"the chain comes back to {found.Path}, the parent of {child.Path}");
-        VhdLayer parent = found.IsRaw
+        return found.IsRaw
             ? VhdLayer.OpenRaw(store, found.Path)
             : VhdLayer.OpenImage(store, found.Path, isWritable: false, SlotsOf(layers.Count));
-        if (parent.SizeBytes >= child.SizeBytes)
-            return parent;
-        parent.Dispose();
-        throw new VhdException(
-            VhdError.ParentMismatch,
-            child.Path,
-            $"its parent {found.Path} has {parent.SizeBytes} bytes, less than its own {child.SizeBytes}");
     }
 
     private static int SlotsOf(int depth) =>
         Math.Max(MinBitmapSlots, BitmapSlotsPerChain / (4 * (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)depth)));
 
-    private void Read(int depth, long offsetBytes, Span<byte> destination)
-    {
-        if (depth == layers.Length)
-        {
-            destination.Clear();
-            return;
-        }
-
-        while (!destination.IsEmpty)
-        {
-            LayerRun run = layers[depth].Find(offsetBytes, offsetBytes + destination.Length);
-            int length = (int)(run.EndBytes - offsetBytes);
-            if (run.IsPresent)
-                layers[depth].ReadExactly(run.FileOffsetBytes, destination[..length]);
-            else
-                Read(depth + 1, offsetBytes, destination[..length]);
-            destination = destination[length..];
-            offsetBytes += length;
-        }
-    }
-
-    /// <summary>The run at an offset, over the layers from a depth down; costs one of the budget for each layer looked at.</summary>
-    private LayerRun FirstRun(int depth, long offsetBytes, long endBytes, ref int budget)
-    {
-        if (depth == layers.Length)
-            return new LayerRun(false, endBytes, 0);
-        budget--;
-        LayerRun run = layers[depth].Find(offsetBytes, endBytes);
-        return run.IsPresent ? run : FirstRun(depth + 1, offsetBytes, run.EndBytes, ref budget);
-    }
-
-    private bool ParentsHold(long fromBytes, long toBytes)
+    /// <summary>Whether anything is held at an offset, and where that ends.</summary>
+    internal (bool IsPresent, long EndBytes) RunAt(long offsetBytes)
     {
         int budget = int.MaxValue;
-        while (fromBytes < toBytes && layers.Length > 1)
-        {
-            LayerRun run = FirstRun(1, fromBytes, toBytes, ref budget);
-            if (run.IsPresent)
-                return true;
-            fromBytes = run.EndBytes;
-        }
+        return FirstRun(offsetBytes, LengthBytes, ref budget);
+    }
 
-        return false;
+    internal void Read(long offsetBytes, Span<byte> destination)
+    {
+        VhdLayer leaf = layers[0];
+        while (!destination.IsEmpty)
+        {
+            LayerRun run = leaf.Find(offsetBytes, offsetBytes + destination.Length);
+            Span<byte> piece = destination[..(int)(run.EndBytes - offsetBytes)];
+            if (run.IsPresent)
+                leaf.ReadExactly(run.FileOffsetBytes, piece);
+            else if (parents is null)
+                piece.Clear();
+            else
+                parents.Read(offsetBytes, piece);
+            destination = destination[piece.Length..];
+            offsetBytes += piece.Length;
+        }
+    }
+
+    /// <summary>The run at an offset; costs one of the budget for each layer that may be looked at.</summary>
+    private (bool IsPresent, long EndBytes) FirstRun(long offsetBytes, long endBytes, ref int budget)
+    {
+        budget--;
+        LayerRun run = layers[0].Find(offsetBytes, endBytes);
+        if (run.IsPresent || parents is null)
+            return (run.IsPresent, run.EndBytes);
+        budget -= layers.Length - 1;
+        StackRun deeper = parents.Walk(offsetBytes, run.EndBytes);
+        return (deeper.IsPresent, deeper.EndBytes);
     }
 
     private async Task ClaimAfterSyncAsync(long offsetBytes, long lengthBytes, WriteFlags flags)

@@ -24,7 +24,7 @@ public enum VhdError
     /// <summary>A differencing image whose parent cannot be found.</summary>
     ParentMissing,
 
-    /// <summary>The parent that was found is not the one the child was made from, or is smaller.</summary>
+    /// <summary>The parent that was found is not the one the child was made from.</summary>
     ParentMismatch,
 
     /// <summary>The chain comes back to itself.</summary>

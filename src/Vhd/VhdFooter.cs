@@ -24,6 +24,7 @@ internal sealed record VhdFooter
     private const string Cookie = "conectix";
     private const string PoisonedCookie = "v_poison";
     private const uint TapVersion = 0x0001_0003;
+    private const uint FirstTapVersion = 0x0001_0001;
     private const int ChecksumOffset = 64;
     private const int HiddenOffset = 85;
     private static readonly DateTimeOffset Epoch = new(2000, 1, 1, 0, 0, 0, TimeSpan.Zero);
@@ -86,6 +87,9 @@ internal sealed record VhdFooter
         return (uint)((tracks / heads << 16) | (heads << 8) | perTrack);
     }
 
+    /// <summary>Only the field's own creator writes one, and its readers insist on it.</summary>
+    public bool HasBatmap => CreatorApplication == OurCreator && CreatorVersion > FirstTapVersion;
+
     public DateTimeOffset CreatedAt => Epoch.AddSeconds(Timestamp);
 
     /// <summary>A stored footer with another hidden byte, everything else kept.</summary>
@@ -93,8 +97,32 @@ internal sealed record VhdFooter
     {
         byte[] bytes = stored.ToArray();
         bytes[HiddenOffset] = isHidden ? (byte)1 : (byte)0;
-        BinaryPrimitives.WriteUInt32BigEndian(bytes.AsSpan(ChecksumOffset), Checksum(bytes, ChecksumOffset));
-        return bytes;
+        return Sealed(bytes);
+    }
+
+    /// <summary>A stored footer with another size and the geometry that goes with it, everything else kept.</summary>
+    public static byte[] WithSize(ReadOnlySpan<byte> stored, long sizeBytes)
+    {
+        byte[] bytes = stored.ToArray();
+        BinaryPrimitives.WriteInt64BigEndian(bytes.AsSpan(48), sizeBytes);
+        BinaryPrimitives.WriteUInt32BigEndian(bytes.AsSpan(56), GeometryOf(sizeBytes));
+        return Sealed(bytes);
+    }
+
+    /// <summary>A stored footer that finds its header elsewhere, everything else kept.</summary>
+    public static byte[] WithDataOffset(ReadOnlySpan<byte> stored, long dataOffsetBytes)
+    {
+        byte[] bytes = stored.ToArray();
+        BinaryPrimitives.WriteInt64BigEndian(bytes.AsSpan(16), dataOffsetBytes);
+        return Sealed(bytes);
+    }
+
+    /// <summary>A stored footer with another identity, everything else kept.</summary>
+    public static byte[] WithUuid(ReadOnlySpan<byte> stored, Guid uuid)
+    {
+        byte[] bytes = stored.ToArray();
+        uuid.TryWriteBytes(bytes.AsSpan(68, 16), bigEndian: true, out _);
+        return Sealed(bytes);
     }
 
     public byte[] ToBytes()
@@ -114,8 +142,7 @@ internal sealed record VhdFooter
         BinaryPrimitives.WriteUInt32BigEndian(bytes.AsSpan(60), (uint)Type);
         Uuid.TryWriteBytes(bytes.AsSpan(68, 16), bigEndian: true, out _);
         bytes[HiddenOffset] = IsHidden ? (byte)1 : (byte)0;
-        BinaryPrimitives.WriteUInt32BigEndian(bytes.AsSpan(ChecksumOffset), Checksum(bytes, ChecksumOffset));
-        return bytes;
+        return Sealed(bytes);
     }
 
     /// <summary>
@@ -161,6 +188,9 @@ internal sealed record VhdFooter
         return footer;
     }
 
+    /// <summary>A length rounded up to whole sectors.</summary>
+    public static long WholeSectors(long bytes) => (bytes + SectorBytes - 1) / SectorBytes * SectorBytes;
+
     /// <summary>The one's complement of the sum of all bytes, the checksum field itself counted as zero.</summary>
     public static uint Checksum(ReadOnlySpan<byte> bytes, int checksumOffset)
     {
@@ -168,6 +198,12 @@ internal sealed record VhdFooter
         for (int i = 0; i < bytes.Length; i++)
             sum += i >= checksumOffset && i < checksumOffset + 4 ? 0u : bytes[i];
         return ~sum;
+    }
+
+    private static byte[] Sealed(byte[] bytes)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(bytes.AsSpan(ChecksumOffset), Checksum(bytes, ChecksumOffset));
+        return bytes;
     }
 
     private void CheckServable(string path, uint formatVersion)

@@ -38,10 +38,10 @@ internal sealed record VhdHeader
     public IReadOnlyList<ParentLocator> Locators { get; init; } = [];
 
     /// <summary>A block's sector bitmap as stored: one bit for each sector, rounded up to whole sectors.</summary>
-    public int BitmapBytes => (int)WholeSectors(BlockBytes / VhdFooter.SectorBytes / 8);
+    public int BitmapBytes => (int)VhdFooter.WholeSectors(BlockBytes / VhdFooter.SectorBytes / 8);
 
     /// <summary>The end of the table as stored: four bytes for each entry, padded to whole sectors.</summary>
-    public long TableEndBytes => TableOffsetBytes + WholeSectors(MaxTableEntries * 4L);
+    public long TableEndBytes => TableOffsetBytes + VhdFooter.WholeSectors(MaxTableEntries * 4L);
 
     public byte[] ToBytes()
     {
@@ -96,8 +96,6 @@ internal sealed record VhdHeader
             Locators = LocatorsOf(bytes),
         };
     }
-
-    private static long WholeSectors(long bytes) => (bytes + VhdFooter.SectorBytes - 1) / VhdFooter.SectorBytes * VhdFooter.SectorBytes;
 
     private static string NameOf(ReadOnlySpan<byte> bytes)
     {

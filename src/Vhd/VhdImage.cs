@@ -112,7 +112,7 @@ public static class VhdImage
             HasRawParent = isChild && header!.ParentUuid == Guid.Empty,
             ParentName = isChild ? header!.ParentName : null,
             ParentPath = isChild ? ParentPathOf(store, file, path, metadata) : null,
-            Warnings = metadata.Warnings,
+            Warnings = [.. metadata.Warnings.Select(static warning => warning.Message)],
         };
     }
 
@@ -120,18 +120,7 @@ public static class VhdImage
     {
         using IVhdFile file = VhdLayer.OpenFile(store, path, isWritable: true);
         VhdMetadata metadata = VhdMetadata.Read(file, path);
-        byte[] bytes = VhdFooter.WithHidden(metadata.FooterBytes, isHidden);
-        // One sector each, one after the other: the trailing one counts, and when it is missing the copy does.
-        if (metadata.TrailingFooterBytes >= 0)
-        {
-            int stored = (int)Math.Min(bytes.Length, file.LengthBytes - metadata.TrailingFooterBytes);
-            file.Write(metadata.TrailingFooterBytes, bytes.AsSpan(0, stored));
-            file.Sync();
-        }
-
-        if (metadata.Header is not null)
-            file.Write(0, bytes);
-        file.Sync();
+        metadata.RewriteFooters(VhdFooter.WithHidden(metadata.FooterBytes, isHidden));
     }
 
     /// <summary>
@@ -205,10 +194,8 @@ public static class VhdImage
     {
         VhdHeader header = new() { TableOffsetBytes = VhdFooter.LengthBytes + VhdHeader.LengthBytes, MaxTableEntries = tableEntries };
         // An all-zero batmap says nothing, so it is never wrong: we do not keep one, but creator `tap` must have it.
-        long batmapBytes = (tableEntries + 4095) / 4096 * 512;
-        long end = header.TableEndBytes + VhdFooter.SectorBytes + batmapBytes;
-        BatmapHeader batmap = new(
-            true, header.TableEndBytes + VhdFooter.SectorBytes, (uint)(batmapBytes / 512), BatmapHeader.KnownVersion, uint.MaxValue);
+        BatmapHeader batmap = BatmapHeader.Empty(header.TableEndBytes + VhdFooter.SectorBytes, tableEntries);
+        long end = batmap.OffsetBytes + BatmapHeader.RoomFor(tableEntries);
         file.SetLength(end);
         if (parent is not null)
             (header, end) = parent.WriteLocators(file, header, end);

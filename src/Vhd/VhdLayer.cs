@@ -48,13 +48,16 @@ internal sealed class VhdLayer : IDisposable
 
     public int SectorsPerBlock => sectorsPerBlock;
 
-    public static VhdLayer OpenImage(IVhdStore store, string path, bool isWritable, int bitmapSlots)
+    public int BlockCount => table.Length;
+
+    /// <param name="sizeBytes">Another size than the footer's, for which the table has room; 0 for the footer's.</param>
+    public static VhdLayer OpenImage(IVhdStore store, string path, bool isWritable, int bitmapSlots, long sizeBytes = 0)
     {
         IVhdFile file = OpenFile(store, path, isWritable);
         try
         {
-            VhdMetadata metadata = VhdMetadata.Read(file, path);
-            return new VhdLayer(file, path, metadata, metadata.Footer.CurrentSizeBytes, bitmapSlots);
+            VhdMetadata metadata = VhdMetadata.Read(file, path, sizeBytes: sizeBytes);
+            return new VhdLayer(file, path, metadata, metadata.SizeBytes, bitmapSlots);
         }
         catch
         {
@@ -117,6 +120,10 @@ internal sealed class VhdLayer : IDisposable
             return LoadBitmap(block);
     }
 
+    /// <summary>Where a byte of the disk is in the file, if the layer holds it.</summary>
+    public long FileOffsetOf(int block, long offsetBytes) =>
+        IsFlat ? offsetBytes : DataOffsetOf(block) + offsetBytes - (long)block * BlockBytes;
+
     /// <summary>The lock that changes of a block are made under, with what only a writer keeps.</summary>
     public Stripe StripeOf(int block) => stripes[block % StripeCount];
 
@@ -132,6 +139,10 @@ internal sealed class VhdLayer : IDisposable
         Volatile.Write(ref slots[block % slots.Length], SectorBitmap.Empty(block, sectorsPerBlock));
         Volatile.Write(ref table[block], checked((uint)(offsetBytes / VhdFooter.SectorBytes)));
     }
+
+    /// <summary>Shows a block in another place, with the same content. The caller holds its stripe.</summary>
+    public void MoveTo(int block, long offsetBytes) =>
+        Volatile.Write(ref table[block], checked((uint)(offsetBytes / VhdFooter.SectorBytes)));
 
     public void Dispose() => File.Dispose();
 

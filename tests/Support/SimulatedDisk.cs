@@ -66,6 +66,29 @@ internal sealed class SimulatedDisk : IVhdStore
             unsyncedNames.TryAdd(path, file);
     }
 
+    /// <summary>Another disk in the same state; neither sees what is done to the other. Sectors are shared: they are never changed.</summary>
+    public SimulatedDisk Fork()
+    {
+        SimulatedDisk fork = new();
+        Dictionary<SimulatedFile, SimulatedFile> copies = [];
+        foreach ((string path, SimulatedFile file) in names)
+        {
+            if (!copies.TryGetValue(file, out SimulatedFile? copy))
+                copies.Add(file, copy = file.Fork());
+            fork.names.Add(path, copy);
+        }
+
+        return fork;
+    }
+
+    /// <summary>Everything done so far is durable.</summary>
+    public void SyncAll()
+    {
+        unsyncedNames.Clear();
+        foreach (SimulatedFile file in names.Values)
+            file.Sync();
+    }
+
     /// <summary>The disk as the next process finds it.</summary>
     public void Restart(Death death, Random random)
     {
@@ -136,6 +159,8 @@ internal sealed class SimulatedDisk : IVhdStore
             file.SetLength(lengthBytes);
         }
 
+        public long DataEndBytes() => file.DataEndBytes();
+
         public void Sync()
         {
             disk.Step();
@@ -153,11 +178,25 @@ internal sealed class SimulatedFile
 {
     private const int SectorBytes = 512;
 
-    private readonly Dictionary<long, byte[]> cache = [];
+    private readonly Dictionary<long, byte[]> cache;
     private readonly Dictionary<long, List<byte[]?>> unsynced = [];
     private readonly List<long> unsyncedLengths = [];
 
+    public SimulatedFile()
+        : this([])
+    {
+    }
+
+    private SimulatedFile(Dictionary<long, byte[]> cache) => this.cache = cache;
+
     public long LengthBytes { get; private set; }
+
+    /// <summary>A copy of a file that has nothing unsynced.</summary>
+    public SimulatedFile Fork()
+    {
+        lock (cache)
+            return new SimulatedFile(new Dictionary<long, byte[]>(cache)) { LengthBytes = LengthBytes };
+    }
 
     public int Read(long offsetBytes, Span<byte> destination)
     {
@@ -190,7 +229,9 @@ internal sealed class SimulatedFile
                 long sector = (offsetBytes + done) / SectorBytes;
                 int at = (int)((offsetBytes + done) % SectorBytes);
                 int part = Math.Min(SectorBytes - at, source.Length - done);
-                byte[] bytes = (byte[]?)cache.GetValueOrDefault(sector)?.Clone() ?? new byte[SectorBytes];
+                byte[] bytes = new byte[SectorBytes];
+                if (part < SectorBytes && cache.TryGetValue(sector, out byte[]? old))
+                    old.CopyTo(bytes, 0);
                 source.Slice(done, part).CopyTo(bytes.AsSpan(at));
                 Change(sector, bytes);
                 done += part;
@@ -233,6 +274,12 @@ internal sealed class SimulatedFile
             unsynced.Clear();
             unsyncedLengths.Clear();
         }
+    }
+
+    public long DataEndBytes()
+    {
+        lock (cache)
+            return cache.Count == 0 ? 0 : Math.Min(LengthBytes, (cache.Keys.Max() + 1) * SectorBytes);
     }
 
     public void LosePower(Random random)

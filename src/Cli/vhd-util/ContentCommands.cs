@@ -13,7 +13,7 @@ internal static class ContentCommands
         Argument<string> disk = new("DISK") { Description = "the disk" };
         Option<bool> isRaw = new("--raw") { Description = "DISK is raw" };
         Option<bool> hasBlocks = new("--blocks") { Description = "a line for each block of 2 MiB too" };
-        (Option<int> threads, Option<bool> isJson) = (Threads(), Json());
+        (Option<int> threads, Option<bool> isJson) = (Threads(), Options.Json());
         Command command = new("digest", """
             Say the digest of a disk's content: equal digests, equal disks, whatever the files look like.
 
@@ -23,7 +23,7 @@ internal static class ContentCommands
             """) { disk, isRaw, hasBlocks, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
-            using ProgressLine progress = new();
+            using TransferLine progress = new();
             DiskDigest digest = ContentDigest.Of(
                 result.GetRequiredValue(disk), result.GetValue(isRaw), result.GetValue(threads), progress.Progress, cancellationToken);
             progress.Dispose();
@@ -42,7 +42,7 @@ internal static class ContentCommands
     {
         (Argument<string> a, Argument<string> b) = Sides();
         (Option<bool> isRawA, Option<bool> isRawB) = (new("--raw-a") { Description = "A is raw" }, new("--raw-b") { Description = "B is raw" });
-        (Option<int> threads, Option<bool> isJson) = (Threads(), Json());
+        (Option<int> threads, Option<bool> isJson) = (Threads(), Options.Json());
         Command command = new("compare", """
             Say whether two disks hold the same. Exit code 0 when they do, 1 when they do not.
 
@@ -52,7 +52,7 @@ internal static class ContentCommands
             """) { a, b, isRawA, isRawB, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
-            using ProgressLine progress = new();
+            using TransferLine progress = new();
             DiskSide first = new(result.GetRequiredValue(a), result.GetValue(isRawA));
             DiskSide second = new(result.GetRequiredValue(b), result.GetValue(isRawB));
             long? difference = DiskCompare.FirstDifference(first, second, result.GetValue(threads), progress.Progress, cancellationToken);
@@ -71,7 +71,7 @@ internal static class ContentCommands
         Argument<string> a = new("A") { Description = "a disk; alone: a child, and its own changes are told" };
         Argument<string?> b = new("B") { Arity = ArgumentArity.ZeroOrOne, Description = "the other disk" };
         (Option<bool> isRawA, Option<bool> isRawB) = (new("--raw-a") { Description = "A is raw" }, new("--raw-b") { Description = "B is raw" });
-        (Option<int> threads, Option<bool> isJson) = (Threads(), Json());
+        (Option<int> threads, Option<bool> isJson) = (Threads(), Options.Json());
         Command command = new("diff", """
             Say where two disks differ, or what a child changed: a line "offset length" for each range.
 
@@ -81,7 +81,7 @@ internal static class ContentCommands
             """) { a, b, isRawA, isRawB, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
-            using ProgressLine progress = new();
+            using TransferLine progress = new();
             string path = result.GetRequiredValue(a);
             IReadOnlyList<DiskDifference> ranges = result.GetValue(b) is { } other
                 ? DiskCompare.Differences(
@@ -111,8 +111,6 @@ internal static class ContentCommands
         });
         return threads;
     }
-
-    private static Option<bool> Json() => new("--json") { Description = "as JSON" };
 
     private static string BlockOf(DiskDigest digest, int block) =>
         Convert.ToHexStringLower(digest.Blocks.Span.Slice(block * ContentDigest.HashBytes, ContentDigest.HashBytes));

@@ -112,7 +112,7 @@ internal static class CopyCommands
             }
 
             string done;
-            using (ProgressLine progress = new())
+            using (TransferLine progress = new())
             {
                 done = push is not null && Nbd.NbdUri.TryParse(to) is { } uri
                     ? Json(await push.RunAsync(result, from, uri, count, progress.Progress, cancellationToken))

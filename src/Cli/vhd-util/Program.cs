@@ -14,7 +14,12 @@ internal static class Program
           vhd-util create -n disk.vhd -s 1024              an empty dynamic disk of 1 GiB
           vhd-util snapshot -n child.vhd -p disk.vhd       a child that holds what changes from now on
           vhd-util query -n child.vhd -vsfpd               size in MiB, file bytes, hidden, parent, depth
-          vhd-util check -n child.vhd                      is it a valid image?
+          vhd-util check -n child.vhd                      is it a valid image, and what is wrong with it?
+          vhd-util scan -m '/sr/*.vhd'                     a line for each image of a folder (-p: as a tree)
+          vhd-util coalesce -n child.vhd                   copy what the child holds into its parent
+          vhd-util resize -n disk.vhd -s 2048              another size
+          vhd-util repair -n disk.vhd                      mend the footers of an image whose writer died
+          vhd-util read -n disk.vhd -r 0 -c 8              the first 4 KiB of the disk
           vhd-util copy child.vhd flat.vhd                 the chain's content as one image (--raw: as a raw disk)
         """;
 
@@ -22,8 +27,9 @@ internal static class Program
     {
         RootCommand root = new("Makes, describes and checks VHD images." + Examples)
         {
-            ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Query(), ImageCommands.Check(),
-            ImageCommands.Set(), ImageCommands.Modify(), 
+            ImageCommands.Create(), ImageCommands.Snapshot(),
+            LookCommands.Query(), LookCommands.Check(), LookCommands.Scan(), LookCommands.Read(),
+            ChangeCommands.Resize(), ChangeCommands.Coalesce(), ChangeCommands.Repair(), ChangeCommands.Set(), ChangeCommands.Modify(),
             CopyCommands.Copy(), CopyCommands.Convert(), ContentCommands.Digest(), ContentCommands.Compare(), ContentCommands.Diff(),
             StreamCommands.Export(), StreamCommands.Import(),
         };
@@ -42,10 +48,11 @@ internal static class Program
         }
         catch (OperationCanceledException)
         {
-            await Console.Error.WriteLineAsync("vhd-util: stopped; no new file was left, a target in place is half-written and marked so");
+            await Console.Error.WriteLineAsync(
+                "vhd-util: stopped; no new file was left, a merge can be run again, a target in place is half-written and marked so");
             return 1;
         }
-        catch (Exception e) when (e is VhdException or BlockIoException or Nbd.NbdProtocolException or FormatException)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FormatException)
         {
             // Scripts of the field look for this line; the reason follows it.
             if (e is VhdException { Error: VhdError.CannotOpen, InnerException: BlockIoException io } bad)

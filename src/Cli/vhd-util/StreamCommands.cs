@@ -26,7 +26,7 @@ internal static class StreamCommands
                 return Task.FromResult(2);
             }
 
-            using ProgressLine progress = new();
+            using TransferLine progress = new();
             using SafeFileHandle output = new(1, ownsHandle: false);
             StreamExport.Run(result.GetRequiredValue(disk), result.GetValue(below), output, progress.Progress, cancellationToken);
             return Task.FromResult(0);
@@ -48,7 +48,7 @@ internal static class StreamCommands
             """) { disk, below, isUnsynced };
         command.SetAction((result, cancellationToken) =>
         {
-            using ProgressLine progress = new();
+            using TransferLine progress = new();
             using Stream input = Console.OpenStandardInput();
             StreamImport.Run(
                 input,

@@ -15,7 +15,7 @@ internal sealed class DiskSource : IDisposable
     private readonly VhdChain? chain;
     private readonly VhdLayer[] layers;
     private readonly DiskFile[] files;
-    private readonly long[] visibleEnds;
+    private readonly LayerStack stack;
     private bool ownsFiles = true;
 
     private DiskSource(VhdChain? chain, IEnumerable<VhdLayer> layers, bool isDirect)
@@ -23,13 +23,9 @@ internal sealed class DiskSource : IDisposable
         this.chain = chain;
         this.layers = [.. layers];
         files = new DiskFile[this.layers.Length];
-        visibleEnds = new long[this.layers.Length];
-        long end = long.MaxValue;
         for (int depth = 0; depth < files.Length; depth++)
-        {
             files[depth] = new DiskFile(this.layers[depth].File, this.layers[depth].Path, isDirect, isWritable: false);
-            visibleEnds[depth] = end = Math.Min(end, this.layers[depth].SizeBytes);
-        }
+        stack = new LayerStack(this.layers);
     }
 
     public long LengthBytes => layers[0].SizeBytes;
@@ -65,7 +61,7 @@ internal sealed class DiskSource : IDisposable
     {
         while (offsetBytes < LengthBytes)
         {
-            (int depth, long end, long fileOffset) = Find(offsetBytes, LengthBytes);
+            (int depth, long end, long fileOffset, _) = stack.Walk(offsetBytes, LengthBytes);
             if (depth < 0)
             {
                 offsetBytes = end;
@@ -89,7 +85,7 @@ internal sealed class DiskSource : IDisposable
         runs.Clear();
         while (fromBytes < toBytes)
         {
-            (int depth, long end, long fileOffset) = Find(fromBytes, toBytes);
+            (int depth, long end, long fileOffset, _) = stack.Find(fromBytes, toBytes);
             if (depth >= 0 && layers[depth].IsFlat)
                 AddData(files[depth], fileOffset, fromBytes, end, runs);
             else if (depth >= 0)
@@ -104,7 +100,7 @@ internal sealed class DiskSource : IDisposable
         long end = offsetBytes + destination.Length;
         while (offsetBytes < end)
         {
-            (int depth, long runEnd, long fileOffset) = Find(offsetBytes, end);
+            (int depth, long runEnd, long fileOffset, _) = stack.Find(offsetBytes, end);
             int length = (int)(runEnd - offsetBytes);
             if (depth < 0)
                 destination[..length].Clear();
@@ -140,20 +136,6 @@ internal sealed class DiskSource : IDisposable
             layer.Dispose();
             throw;
         }
-    }
-
-    // A layer that is smaller than its child hides what lies under it: past its end the disk is zeros.
-    private (int Depth, long EndBytes, long FileOffsetBytes) Find(long offsetBytes, long endBytes)
-    {
-        for (int depth = 0; depth < layers.Length && offsetBytes < visibleEnds[depth]; depth++)
-        {
-            LayerRun run = layers[depth].Find(offsetBytes, Math.Min(endBytes, visibleEnds[depth]));
-            if (run.IsPresent)
-                return (depth, run.EndBytes, run.FileOffsetBytes);
-            endBytes = run.EndBytes;
-        }
-
-        return (-1, endBytes, 0);
     }
 
     /// <summary>A flat file holds everything; only what is not a hole of the file is worth reading.</summary>

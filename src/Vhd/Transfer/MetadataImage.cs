@@ -28,6 +28,8 @@ internal sealed class MetadataImage(string canonicalPath) : IVhdFile
 
     public void Zero(long offsetBytes, long lengthBytes) => bytes.AsSpan((int)offsetBytes, (int)lengthBytes).Clear();
 
+    public long DataEndBytes() => bytes.Length;
+
     public void SetLength(long lengthBytes) => Array.Resize(ref bytes, checked((int)lengthBytes));
 
     public void Sync()

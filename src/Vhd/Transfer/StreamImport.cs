@@ -138,7 +138,7 @@ public static class StreamImport
         VhdMetadata metadata = VhdMetadata.Read(file, temporary);
         if (!metadata.IsTidy || metadata.Warnings.Count > 0)
             throw new VhdException(
-                VhdError.Damaged, path, $"the stream is not whole: {string.Join("; ", metadata.Warnings.Append("its end is not where it must be"))}");
+                VhdError.Damaged, path, $"the stream is not whole: {string.Join("; ", metadata.Warnings.Select(static warning => warning.Message).Append("its end is not where it must be"))}");
         bool isChild = metadata.Footer.Type == VhdType.Differencing;
         if (isChild && basePath is null)
             throw new VhdException(

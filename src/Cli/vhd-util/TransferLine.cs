@@ -5,7 +5,7 @@ using Vhd.Transfer;
 
 namespace VhdUtil;
 
-internal sealed class ProgressLine : IDisposable
+internal sealed class TransferLine : IDisposable
 {
     private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(500);
 
@@ -14,7 +14,7 @@ internal sealed class ProgressLine : IDisposable
     private Timer? timer;
     private bool wasShown;
 
-    public ProgressLine()
+    public TransferLine()
     {
         if (!Console.IsErrorRedirected)
             timer = new Timer(_ => Show(), null, Interval, Interval);
