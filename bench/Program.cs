@@ -33,12 +33,13 @@ internal static class Program
             return 2;
         }
 
+        bool isSmall = arguments.Contains("--small");
         bool isJson = arguments.Contains("--json");
         TextWriter log = isJson ? Console.Error : Console.Out;
         try
         {
             using Ground ground = new(After("--dir"));
-            Workloads workloads = new(ground.Path, arguments.Contains("--small"));
+            Workloads workloads = new(ground.Path, isSmall);
             using Benches benches = new(workloads, ground.Path, program);
             await log.WriteLineAsync($"{DateTime.UtcNow:yyyy-MM-dd HH:mm} UTC, {Machine()}, {ground.Kind}, {rounds} rounds");
             JsonArray results = [];
@@ -46,7 +47,7 @@ internal static class Program
             {
                 foreach (Race race in await verbs[each](benches))
                 {
-                    race.Run(rounds, log);
+                    race.Run(rounds, isJudged: !isSmall, log);
                     results.Add((JsonNode)race.ToJson());
                 }
             }

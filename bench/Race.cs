@@ -14,7 +14,8 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
 {
     private readonly Dictionary<string, List<Cost>> costs = contenders.ToDictionary(static c => c.Name, static _ => new List<Cost>());
 
-    public void Run(int rounds, TextWriter log)
+    /// <param name="isJudged">False for a small workload: there the start of a process is all there is to see.</param>
+    public void Run(int rounds, bool isJudged, TextWriter log)
     {
         for (int round = 0; round <= rounds; round++)
         {
@@ -34,7 +35,7 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
                 $"  {name,-30}{Median(list, Wall),10:f3}{$"{list.Min(Wall):f3}..{list.Max(Wall):f3}",18}{Median(list, Cpu),8:f2}{list.Max(static c => c.MemoryMiB),6:f0}"));
-        foreach (Goal goal in Judged)
+        foreach (Goal goal in isJudged ? Judged : [])
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
                 $"  {(Ratio(goal) <= goal.Limit ? "pass" : "MISS")} {Ratio(goal):f2} of {goal.Peer}{How(goal)}, goal {goal.Limit:f2}: {goal.Ours}"));
