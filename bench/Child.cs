@@ -1,4 +1,5 @@
 // A whole process, started fresh and measured from outside: wall clock, CPU of everything it waited for, peak memory.
+using System.Collections;
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 
@@ -16,7 +17,8 @@ internal static partial class Child
     public static Cost Run(string command)
     {
         string script = command.AsSpan().ContainsAny("|;&<>") ? command : "exec " + command;
-        string?[] environment = [.. Environment.GetEnvironmentVariables().Cast<System.Collections.DictionaryEntry>().Select(static e => $"{e.Key}={e.Value}"), null];
+        IEnumerable<DictionaryEntry> variables = Environment.GetEnvironmentVariables().Cast<DictionaryEntry>();
+        string?[] environment = [.. variables.Select(static e => $"{e.Key}={e.Value}"), null];
         long start = Stopwatch.GetTimestamp();
         int error = posix_spawn(out int pid, "/bin/sh", 0, 0, ["sh", "-c", script, null], environment);
         if (error != 0)
@@ -34,7 +36,8 @@ internal static partial class Child
         double wall = Stopwatch.GetElapsedTime(start).TotalSeconds;
         return new Cost(wall, Seconds(usage, 0) + Seconds(usage, 16), BitConverter.ToInt64(usage, MaxMemoryOffset) / 1024.0);
 
-        static double Seconds(byte[] usage, int offset) => BitConverter.ToInt64(usage, offset) + BitConverter.ToInt64(usage, offset + 8) / 1e6;
+        static double Seconds(byte[] usage, int offset) =>
+            BitConverter.ToInt64(usage, offset) + BitConverter.ToInt64(usage, offset + 8) / 1e6;
     }
 
     /// <summary>Whether a program is there to be run.</summary>
@@ -42,7 +45,8 @@ internal static partial class Child
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(folder => File.Exists(Path.Combine(folder, program)));
 
     [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int posix_spawn(out int pid, string path, nint actions, nint attributes, string?[] arguments, string?[] environment);
+    private static partial int posix_spawn(
+        out int pid, string path, nint actions, nint attributes, string?[] arguments, string?[] environment);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int wait4(int pid, out int status, int options, byte[] usage);

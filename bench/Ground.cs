@@ -1,6 +1,8 @@
 namespace Bench;
 
-/// <summary>Where a bench puts its files: memory that costs nothing where root may mount it, a temporary folder otherwise. Gone at the end.</summary>
+/// <summary>
+/// Where a bench puts its files: memory that costs nothing where root may mount it, a temporary folder otherwise. Gone at the end.
+/// </summary>
 internal sealed class Ground : IDisposable
 {
     private readonly bool isMounted;
@@ -17,7 +19,8 @@ internal sealed class Ground : IDisposable
 
         try
         {
-            // The host takes free pages away and gives them back slowly: huge pages of our own are touched once, in the round that is dropped.
+            // The host takes free pages away and gives them back slowly: huge pages of our own are touched once, in the round that is
+            // dropped.
             isMounted = Child.Run($"mount -t tmpfs -o huge=always,size=16G tmpfs '{Path}' 2>/dev/null").WallSeconds >= 0;
         }
         catch (InvalidOperationException)

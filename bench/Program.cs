@@ -16,7 +16,7 @@ internal static class Program
 
     private static async Task<int> Main(string[] arguments)
     {
-        Dictionary<string, Func<Benches, Task<List<Race>>>> verbs = new()
+        Dictionary<string, Func<Benches, IAsyncEnumerable<Race>>> verbs = new()
         {
             ["copy"] = static benches => benches.CopyAsync(),
             ["nbd"] = static benches => benches.NbdAsync(),
@@ -27,7 +27,8 @@ internal static class Program
         };
         string verb = arguments.FirstOrDefault() ?? "";
         string program = Path.GetFullPath(Path.Combine(After("--bin") ?? "out", "vhd-util"));
-        if ((verb != "all" && !verbs.ContainsKey(verb)) || !int.TryParse(After("--rounds") ?? "5", CultureInfo.InvariantCulture, out int rounds) || rounds < 1)
+        bool isNumber = int.TryParse(After("--rounds") ?? "5", CultureInfo.InvariantCulture, out int rounds);
+        if ((verb != "all" && !verbs.ContainsKey(verb)) || !isNumber || rounds < 1)
         {
             await Console.Error.WriteLineAsync(Usage);
             return 2;
@@ -45,10 +46,11 @@ internal static class Program
             JsonArray results = [];
             foreach (string each in verb == "all" ? verbs.Keys.ToArray() : [verb])
             {
-                foreach (Race race in await verbs[each](benches))
+                await foreach (Race race in verbs[each](benches))
                 {
                     race.Run(rounds, isJudged: !isSmall, log);
                     results.Add((JsonNode)race.ToJson());
+                    benches.Clear();
                 }
             }
 
@@ -71,7 +73,8 @@ internal static class Program
 
     private static string Machine()
     {
-        string model = File.ReadLines("/proc/cpuinfo").FirstOrDefault(static line => line.StartsWith("model name", StringComparison.Ordinal)) ?? ": ?";
-        return $"{Environment.ProcessorCount} x{model[(model.IndexOf(':', StringComparison.Ordinal) + 1)..]}, Linux {Environment.OSVersion.Version}, load {File.ReadAllText("/proc/loadavg").Split(' ')[0]}";
+        string model = File.ReadLines("/proc/cpuinfo").First(static line => line.StartsWith("model name", StringComparison.Ordinal));
+        string load = File.ReadAllText("/proc/loadavg").Split(' ')[0];
+        return $"{Environment.ProcessorCount} x{model.Split(':')[1]}, Linux {Environment.OSVersion.Version}, load {load}";
     }
 }

@@ -1,4 +1,5 @@
-// Whole commands run in turn, A B C A B C: what disturbs the machine disturbs all of them. The first round is dropped; what counts are ratios.
+// Whole commands run in turn, A B C A B C: what disturbs the machine disturbs all of them. The first round is dropped; what counts are
+// ratios.
 using System.Globalization;
 using System.Text.Json.Nodes;
 
@@ -30,15 +31,16 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
         }
 
         log.WriteLine($"\n{title}");
-        log.WriteLine($"  {"",-30}{"median s",10}{"min..max",18}{"CPU s",8}{"MiB",6}");
+        log.WriteLine($"  {"",-30}{"median s",10}{"min",10}{"max",10}{"CPU s",8}{"MiB",6}");
         foreach ((string name, List<Cost> list) in costs)
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"  {name,-30}{Median(list, Wall),10:f3}{$"{list.Min(Wall):f3}..{list.Max(Wall):f3}",18}{Median(list, Cpu),8:f2}{list.Max(static c => c.MemoryMiB),6:f0}"));
+                $"  {name,-30}{Median(list, Wall),10:f3}{list.Min(Wall),10:f3}{list.Max(Wall),10:f3}"
+                + $"{Median(list, Cpu),8:f2}{Memory(list),6:f0}"));
         foreach (Goal goal in isJudged ? Judged : [])
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"  {(Ratio(goal) <= goal.Limit ? "pass" : "MISS")} {Ratio(goal):f2} of {goal.Peer}{How(goal)}, goal {goal.Limit:f2}: {goal.Ours}"));
+                $"  {Verdict(goal)} {Ratio(goal):f2} of {goal.Peer}{How(goal)}, goal {goal.Limit:f2}: {goal.Ours}"));
     }
 
     public JsonObject ToJson()
@@ -49,7 +51,7 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
             {
                 ["wall"] = new JsonArray([.. list.Select(static c => (JsonNode)c.WallSeconds)]),
                 ["cpu"] = new JsonArray([.. list.Select(static c => (JsonNode)c.CpuSeconds)]),
-                ["memory_mib"] = list.Max(static c => c.MemoryMiB),
+                ["memory_mib"] = Memory(list),
             };
         JsonArray judged = [];
         foreach (Goal goal in Judged)
@@ -76,6 +78,10 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
         Func<Cost, double> of = goal.IsCpu ? Cpu : Wall;
         return Median(ours, of) / Median(peer, of);
     }
+
+    private string Verdict(Goal goal) => Ratio(goal) <= goal.Limit ? "pass" : "MISS";
+
+    private static double Memory(List<Cost> list) => list.Max(static c => c.MemoryMiB);
 
     private static string How(Goal goal) => goal.IsByMinima ? " by minima" : goal.IsCpu ? " by CPU" : "";
 

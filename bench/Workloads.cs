@@ -1,5 +1,5 @@
-// The disks that the benches work on: the layouts of research/dataplane.md section 2, made by the product's own writer from seeds, so that two runs make
-// the same content. A block's place in the file is where it was first written: the order is shuffled as guests shuffle it.
+// The disks that the benches work on: the layouts of research/dataplane.md section 2, made by the product's own writer from seeds, so that
+// two runs make the same content. A block's place in the file is where it was first written: the order is shuffled as guests shuffle it.
 using Platform;
 using Vhd;
 
@@ -75,7 +75,8 @@ internal sealed class Workloads(string folder, bool isSmall)
         await using VhdChain chain = VhdChain.Open(path, new VhdOpenOptions());
         int[] blocks = [.. Enumerable.Range(0, (int)(chain.LengthBytes / BlockBytes))];
         random.Shuffle(blocks);
-        int[] pages = [.. blocks.Take(Math.Max(1, (int)(blocks.Length * hot))).SelectMany(static b => Enumerable.Range(b * PagesPerBlock, PagesPerBlock))];
+        IEnumerable<int> touched = blocks.Take(Math.Max(1, (int)(blocks.Length * hot)));
+        int[] pages = [.. touched.SelectMany(static block => Enumerable.Range(block * PagesPerBlock, PagesPerBlock))];
         random.Shuffle(pages);
         foreach (int number in pages.Take((int)(chain.LengthBytes / PageBytes * writes)))
         {

@@ -1,6 +1,6 @@
-// Bulk writes to an NBD server from plain threads, one connection for each: a request's header and payload go out in the caller's thread, answers
-// are taken when the window of requests is full or when they are there already. The kernel moves file content itself (sendfile) where there is
-// no TLS. Blocking calls; the socket's own timeouts bound a silent peer, closing the socket ends a cancelled one.
+// Bulk writes to an NBD server from plain threads, one connection for each: a request's header and payload go out in the caller's thread,
+// answers are taken when the window of requests is full or when they are there already. The kernel moves file content itself (sendfile)
+// where there is no TLS. Blocking calls; the socket's own timeouts bound a silent peer, closing the socket ends a cancelled one.
 using System.Buffers.Binary;
 using System.Net.Sockets;
 using Microsoft.Win32.SafeHandles;

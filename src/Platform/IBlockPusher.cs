@@ -3,9 +3,9 @@ using Microsoft.Win32.SafeHandles;
 namespace Platform;
 
 /// <summary>
-/// A one-way street to a device, for one thread: requests go out without waiting for their answers, as many as the peer's side of the bargain
-/// allows; an answer that is an error comes out of a later call. For bulk copies, where <see cref="IBlockDevice"/>'s tasks would cost more than
-/// the bytes. A call blocks while the peer makes it; the peer's silence is bounded.
+/// A one-way street to a device, for one thread: requests go out without waiting for their answers, a bounded number of them; an answer
+/// that is an error comes out of a later call. For bulk copies, where the tasks of <see cref="IBlockDevice"/> cost more than the bytes. A call
+/// blocks while the peer makes it; the peer's silence is bounded.
 /// </summary>
 public interface IBlockPusher
 {

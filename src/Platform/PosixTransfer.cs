@@ -37,7 +37,9 @@ public static partial class Posix
             return ((offsetBytes | (long)memory.Length | (long)start) & (DirectAlignmentBytes - 1)) == 0;
     }
 
-    /// <summary>The first byte at or after an offset that is not in a hole; <paramref name="endBytes"/> when there is none before it.</summary>
+    /// <summary>
+    /// The first byte at or after an offset that is not in a hole; <paramref name="endBytes"/> when there is none before it.
+    /// </summary>
     public static long NextData(SafeFileHandle file, long offsetBytes, long endBytes)
     {
         long found = lseek64(file, offsetBytes, SeekToData);

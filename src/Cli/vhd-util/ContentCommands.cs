@@ -41,7 +41,7 @@ internal static class ContentCommands
     public static Command Compare()
     {
         (Argument<string> a, Argument<string> b) = Sides();
-        (Option<bool> isRawA, Option<bool> isRawB) = (new("--raw-a") { Description = "A is raw" }, new("--raw-b") { Description = "B is raw" });
+        (Option<bool> isRawA, Option<bool> isRawB) = RawSides();
         (Option<int> threads, Option<bool> isJson) = (Threads(), Options.Json());
         Command command = new("compare", """
             Say whether two disks hold the same. Exit code 0 when they do, 1 when they do not.
@@ -70,7 +70,7 @@ internal static class ContentCommands
     {
         Argument<string> a = new("A") { Description = "a disk; alone: a child, and its own changes are told" };
         Argument<string?> b = new("B") { Arity = ArgumentArity.ZeroOrOne, Description = "the other disk" };
-        (Option<bool> isRawA, Option<bool> isRawB) = (new("--raw-a") { Description = "A is raw" }, new("--raw-b") { Description = "B is raw" });
+        (Option<bool> isRawA, Option<bool> isRawB) = RawSides();
         (Option<int> threads, Option<bool> isJson) = (Threads(), Options.Json());
         Command command = new("diff", """
             Say where two disks differ, or what a child changed: a line "offset length" for each range.
@@ -100,6 +100,9 @@ internal static class ContentCommands
 
     private static (Argument<string> A, Argument<string> B) Sides() =>
         (new("A") { Description = "one disk" }, new("B") { Description = "the other" });
+
+    private static (Option<bool> A, Option<bool> B) RawSides() =>
+        (new("--raw-a") { Description = "A is raw" }, new("--raw-b") { Description = "B is raw" });
 
     private static Option<int> Threads()
     {

@@ -1,5 +1,5 @@
-// The digest of a disk's content, as docs/formats/digest.md defines it: leaves of 64 KiB, blocks of 2 MiB, one root. Holes are not read; the
-// digests of all-zero leaves and blocks are constants. Filled block by block, from several threads, in any order.
+// The digest of a disk's content, as docs/formats/digest.md defines it: leaves of 64 KiB, blocks of 2 MiB, one root. Holes are not read;
+// the digests of all-zero leaves and blocks are constants. Filled block by block, from several threads, in any order.
 using System.Security.Cryptography;
 using Platform;
 

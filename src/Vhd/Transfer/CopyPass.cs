@@ -49,7 +49,8 @@ internal sealed class CopyPass(DiskSource source, CopyTarget target, TransferPro
     {
         if (progress is not null)
             progress.TotalBytes = blocks.Count * (long)target.BlockBytes;
-        TransferThreads.Run(threads, blocks, (_, supply) => CopyBlocks(supply, isDirect ? DirectPieceBytes : PieceBytes), cancellationToken);
+        int pieceBytes = isDirect ? DirectPieceBytes : PieceBytes;
+        TransferThreads.Run(threads, blocks, (_, supply) => CopyBlocks(supply, pieceBytes), cancellationToken);
     }
 
     private void CopyBlocks(BlockSupply supply, int pieceBytes)

@@ -3,7 +3,9 @@ namespace Vhd.Transfer;
 /// <summary>Two disks, or an image and its parents, held against each other.</summary>
 public static class DiskCompare
 {
-    /// <summary>The first byte in which two disks differ; null when they are equal. Different sizes differ where the shorter one ends.</summary>
+    /// <summary>
+    /// The first byte in which two disks differ; null when they are equal. Different sizes differ where the shorter one ends.
+    /// </summary>
     /// <exception cref="VhdException">An image is refused.</exception>
     public static long? FirstDifference(
         DiskSide a, DiskSide b, int threads, TransferProgress? progress, CancellationToken cancellationToken)
@@ -24,7 +26,9 @@ public static class DiskCompare
         return ComparePass.All(first, second, threads, progress, cancellationToken);
     }
 
-    /// <summary>All ranges that an image itself holds: what was written since it became a child. Sector-exact; content is not read.</summary>
+    /// <summary>
+    /// All ranges that an image itself holds: what was written since it became a child. Sector-exact; content is not read.
+    /// </summary>
     public static IReadOnlyList<DiskDifference> HeldBy(string path)
     {
         using DiskSource source = DiskSource.Open(path, isRaw: false, isLayerOnly: true, isDirect: false);

@@ -1,6 +1,6 @@
-// Copies a disk: a VHD with its parents, one layer of it, or a raw disk, into a dynamic, fixed or raw file. A new file has a temporary name until
-// it is whole (and durable, unless asked otherwise); whatever goes wrong, no file is left. In place there is nothing to go back to: a VHD is
-// marked as half-written until it is whole.
+// Copies a disk: a VHD with its parents, one layer of it, or a raw disk, into a dynamic, fixed or raw file. A new file has a temporary name
+// until it is whole (and durable, unless asked otherwise); whatever goes wrong, no file is left. In place there is nothing to go back to: a
+// VHD is marked as half-written until it is whole.
 using System.Security.Cryptography;
 using Platform;
 
@@ -50,7 +50,7 @@ public sealed record CopyResult(long VirtualSizeBytes, long ReadBytes, long Writ
 
 public static class DiskCopy
 {
-    /// <exception cref="VhdException">An image is refused, the target is there already (or is not, in place), or cannot be written.</exception>
+    /// <exception cref="VhdException">An image is refused; the target is there already (in place: is not); it cannot be written.</exception>
     /// <exception cref="BlockIoException">Reading, writing or syncing failed.</exception>
     public static CopyResult Run(string sourcePath, string targetPath, CopyOptions options, CancellationToken cancellationToken)
     {
@@ -75,7 +75,8 @@ public static class DiskCopy
     {
         PosixStore store = PosixStore.Instance;
         if (store.Exists(path))
-            throw new VhdException(VhdError.AlreadyExists, path, "there is a file already; it was left as it is (--in-place writes into it)");
+            throw new VhdException(
+                VhdError.AlreadyExists, path, "there is a file already; it was left as it is (--in-place writes into it)");
         string temporary = $"{path}.{Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(4))}.new";
         try
         {
@@ -119,6 +120,8 @@ public static class DiskCopy
         DiskDifference? difference = ComparePass.First(source, written, options.Threads, null, cancellationToken);
         if (difference is not null)
             throw new VhdException(
-                VhdError.Damaged, path, $"read back, it differs from its source at byte {difference.Value.OffsetBytes}: the storage cannot be trusted");
+                VhdError.Damaged,
+                path,
+                $"read back, it differs from its source at byte {difference.Value.OffsetBytes}: the storage cannot be trusted");
     }
 }

@@ -1,5 +1,5 @@
-// A disk to a device on the other side of a wire. Each connection has a thread; a block is read, hashed and looked through for zeros while it is in
-// the cache, and what holds something goes out, from the file itself where one file holds it.
+// A disk to a device on the other side of a wire. Each connection has a thread; a block is read, hashed and looked through for zeros while
+// it is in the cache, and what holds something goes out, from the file itself where one file holds it.
 using Platform;
 
 namespace Vhd.Transfer;

@@ -1,5 +1,5 @@
-// A raw disk, or the inside of a fixed VHD: an offset of the disk is an offset of the file. A new one begins as a hole, so zeros are left out; an
-// existing one is made zeros wherever the source has none.
+// A raw disk, or the inside of a fixed VHD: an offset of the disk is an offset of the file. A new one begins as a hole, so zeros are left
+// out; an existing one is made zeros wherever the source has none.
 namespace Vhd.Transfer;
 
 internal sealed class RawTarget : CopyTarget

@@ -1,5 +1,5 @@
-// SHA-256 of sixteen messages of equal length at once, one in each lane of a 512-bit register. A core's SHA instructions work on one message
-// and wait for themselves; a disk's digest is made of independent leaves, so sixteen can go abreast, at about three times the rate.
+// SHA-256 of sixteen messages of equal length at once, one in each lane of a 512-bit register. A core's SHA instructions work on one
+// message and wait for themselves; a disk's digest is made of independent leaves, so sixteen can go abreast, at about three times the rate.
 // FIPS 180-4; equal to System.Security.Cryptography's for every length that is a multiple of 64 (tests/Unit/VhdTransfer/DigestTests.cs).
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
@@ -139,7 +139,8 @@ internal static class Sha256Lanes
         for (int i = 0; i < Count; i += 4)
         {
             Vector512<ulong> low0 = Avx512F.UnpackLow(w[i], w[i + 1]).AsUInt64(), high0 = Avx512F.UnpackHigh(w[i], w[i + 1]).AsUInt64();
-            Vector512<ulong> low1 = Avx512F.UnpackLow(w[i + 2], w[i + 3]).AsUInt64(), high1 = Avx512F.UnpackHigh(w[i + 2], w[i + 3]).AsUInt64();
+            Vector512<ulong> low1 = Avx512F.UnpackLow(w[i + 2], w[i + 3]).AsUInt64();
+            Vector512<ulong> high1 = Avx512F.UnpackHigh(w[i + 2], w[i + 3]).AsUInt64();
             t[i] = Avx512F.UnpackLow(low0, low1).AsUInt32();
             t[i + 1] = Avx512F.UnpackHigh(low0, low1).AsUInt32();
             t[i + 2] = Avx512F.UnpackLow(high0, high1).AsUInt32();

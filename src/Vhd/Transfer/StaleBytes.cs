@@ -1,5 +1,5 @@
-// Making a range of an existing file zeros without writing zeros over zeros: holes are skipped, the rest is read, and only what is not zero is
-// freed or written. Reading is cheaper than writing, and an image that is refreshed in place is mostly what it was.
+// Making a range of an existing file zeros without writing zeros over zeros: holes are skipped, the rest is read, and only what is not zero
+// is freed or written. Reading is cheaper than writing, and an image that is refreshed in place is mostly what it was.
 using Platform;
 
 namespace Vhd.Transfer;

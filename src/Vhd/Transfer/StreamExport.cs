@@ -1,5 +1,6 @@
-// A disk as a stream: an ordinary dynamic or differencing VHD, written from front to back. The block table comes before the blocks, so which
-// blocks there are is decided first, by what is allocated; blocks that one file holds whole go from file to pipe without passing through us.
+// A disk as a stream: an ordinary dynamic or differencing VHD, written from front to back. The block table comes before the blocks, so
+// which blocks there are is decided first, by what is allocated; blocks that one file holds whole go from file to pipe without passing
+// through us.
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
@@ -37,7 +38,9 @@ public sealed class StreamExport
     {
         using DiskSource whole = DiskSource.Open(path, isRaw: false, isLayerOnly: false, isDirect: false);
         int above = basePath is null ? whole.Layers.Count : DepthOf(whole, path, basePath);
-        using ParentFacts? parent = basePath is null ? null : ParentFacts.Read(PosixStore.Instance, basePath, whole.Layers[above].Metadata is null);
+        using ParentFacts? parent = basePath is null
+            ? null
+            : ParentFacts.Read(PosixStore.Instance, basePath, whole.Layers[above].Metadata is null);
         using DiskSource source = whole.Above(above);
         Posix.TryGrowPipe(output, PipeBytes);
         new StreamExport(source, output, progress).Write(parent, cancellationToken);
@@ -77,7 +80,9 @@ public sealed class StreamExport
         WriteAll(footer.ToBytes());
     }
 
-    /// <summary>Everything before the first block, cut where a block may begin so that gap, bitmap and data follow in whole pages.</summary>
+    /// <summary>
+    /// Everything before the first block, cut where a block may begin so that gap, bitmap and data follow in whole pages.
+    /// </summary>
     private MetadataImage Front(VhdFooter footer, ParentFacts? parent, List<int> blocks)
     {
         string beside = Path.Combine(Path.GetDirectoryName(parent?.CanonicalPath ?? "/export")!, "export.vhd");

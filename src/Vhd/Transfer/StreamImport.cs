@@ -1,6 +1,6 @@
-// A VHD that arrives as a stream, front to back: footer copy, header, table, blocks in the order of the file, footer. What it says about itself is
-// checked before its first block is taken, so a stream that is none is refused at once; nothing that it claims makes us keep or write more than
-// it sends. The file has its name only when all has come, is whole, and durable.
+// A VHD that arrives as a stream, front to back: footer copy, header, table, blocks in the order of the file, footer. What it says about
+// itself is checked before its first block is taken, so a stream that is none is refused at once; nothing that it claims makes us keep or
+// write more than it sends. The file has its name only when all has come, is whole, and durable.
 using System.Security.Cryptography;
 using Platform;
 
@@ -14,8 +14,10 @@ public static class StreamImport
     /// <summary>Takes a dynamic image, or a differencing one for a base that is here.</summary>
     /// <param name="basePath">The parent of a differencing stream; it must be the image that the stream names.</param>
     /// <returns>Bytes of the stream.</returns>
-    /// <exception cref="VhdException">The stream is no VHD, is damaged, ends early, goes on too long, or has another parent; or the file cannot
-    /// be written. No file is left.</exception>
+    /// <exception cref="VhdException">
+    /// The stream is no VHD, is damaged, ends early, goes on too long, or has another parent; or the file cannot be written.
+    /// No file is left.
+    /// </exception>
     public static long Run(
         Stream input, string targetPath, string? basePath, bool isSynced, TransferProgress? progress, CancellationToken cancellationToken)
     {
@@ -56,7 +58,8 @@ public static class StreamImport
         VhdFooter footer = VhdFooter.TryRead(front.AsSpan(0, VhdFooter.LengthBytes), path, out string reason)
             ?? throw new VhdException(VhdError.NotAnImage, path, $"the stream is not a VHD: {reason}; no file was left");
         if (footer.Type == VhdType.Fixed || footer.DataOffsetBytes != VhdFooter.LengthBytes)
-            throw new VhdException(VhdError.Unsupported, path, "a stream must be a dynamic or differencing VHD with its header at byte 512");
+            throw new VhdException(
+                VhdError.Unsupported, path, "a stream must be a dynamic or differencing VHD with its header at byte 512");
         VhdHeader header = VhdHeader.Read(front.AsSpan(VhdFooter.LengthBytes), VhdFooter.LengthBytes, path, isChecked: true);
         if (header.TableOffsetBytes != FrontBytes)
             throw new VhdException(VhdError.Unsupported, path, "a stream's block table must follow its header");
@@ -78,7 +81,9 @@ public static class StreamImport
         long most = (VhdFooter.MaxSizeBytes + header.BlockBytes - 1) / header.BlockBytes;
         if (header.MaxTableEntries < needed || header.MaxTableEntries > most)
             throw new VhdException(
-                VhdError.Damaged, path, $"a block table of {header.MaxTableEntries} entries for {footer.CurrentSizeBytes} bytes; no file was left");
+                VhdError.Damaged,
+                path,
+                $"a block table of {header.MaxTableEntries} entries for {footer.CurrentSizeBytes} bytes; no file was left");
         byte[] table = new byte[header.TableEndBytes - header.TableOffsetBytes];
         ReadAll(input, table, path, FrontBytes);
         file.Write(FrontBytes, table);
@@ -136,19 +141,24 @@ public static class StreamImport
     private static void CheckWhole(IVhdFile file, string temporary, string path, string? basePath)
     {
         VhdMetadata metadata = VhdMetadata.Read(file, temporary);
+        IEnumerable<string> wrong = metadata.Warnings.Select(static warning => warning.Message);
         if (!metadata.IsTidy || metadata.Warnings.Count > 0)
             throw new VhdException(
-                VhdError.Damaged, path, $"the stream is not whole: {string.Join("; ", metadata.Warnings.Select(static warning => warning.Message).Append("its end is not where it must be"))}");
+                VhdError.Damaged, path, $"the stream is not whole: its end is not where it must be; {string.Join("; ", wrong)}");
         bool isChild = metadata.Footer.Type == VhdType.Differencing;
         if (isChild && basePath is null)
             throw new VhdException(
-                VhdError.ParentMissing, path, $"the stream is a child of '{metadata.Header!.ParentName}': say which image that is (--base)");
+                VhdError.ParentMissing,
+                path,
+                $"the stream is a child of '{metadata.Header!.ParentName}': say which image that is (--base)");
         if (!isChild && basePath is not null)
             throw new VhdException(VhdError.BadRequest, path, "the stream is a whole image and has no base; no file was left");
         Guid? held = basePath is null ? null : VhdImage.ReadInfo(basePath).Uuid;
         if (held is not null && held != metadata.Header!.ParentUuid)
             throw new VhdException(
-                VhdError.ParentMismatch, path, $"the stream is a child of {metadata.Header.ParentUuid}, {basePath} is {held}; no file was left");
+                VhdError.ParentMismatch,
+                path,
+                $"the stream is a child of {metadata.Header.ParentUuid}, {basePath} is {held}; no file was left");
     }
 
     private static void ReadAll(Stream input, Span<byte> destination, string path, long offsetBytes)

@@ -1,9 +1,9 @@
-// A dynamic or differencing image being filled. Blocks get a place when their first byte comes, so a block of zeros costs nothing; bitmaps are
-// exact; the block table is written once, at the end.
+// A dynamic or differencing image being filled. Blocks get a place when their first byte comes, so a block of zeros costs nothing; bitmaps
+// are exact; the block table is written once, at the end.
 //
-// In place, a hole of the source costs 512 bytes: the block keeps its place and its bitmap says what it holds. Under what it does not hold there
-// are zeros still, the house's rule, because some readers (qemu) do not look at bitmaps. While the copy runs the image is poisoned, the field's
-// mark for "half-done": killed, it is refused by every tool instead of being taken for either disk.
+// In place, a hole of the source costs 512 bytes: the block keeps its place and its bitmap says what it holds. Under what it does not hold
+// there are zeros still, the house's rule, because some readers (qemu) do not look at bitmaps. While the copy runs the image is poisoned,
+// the field's mark for "half-done": killed, it is refused by every tool instead of being taken for either disk.
 using System.Buffers.Binary;
 using Platform;
 
@@ -210,7 +210,9 @@ internal sealed class VhdTarget : CopyTarget
             claimed.Set(from, from + (int)(lengthBytes / VhdFooter.SectorBytes));
         }
 
-        /// <summary>What was there and is not overwritten. In an image closed in order only what the block claimed can be anything.</summary>
+        /// <summary>
+        /// What was there and is not overwritten. In an image closed in order only what the block claimed can be anything.
+        /// </summary>
         private void ClearStale(int sectors)
         {
             SectorBitmap? before = target.metadata.IsTidy ? target.layer.BitmapOf(block) : null;

@@ -49,7 +49,7 @@ public sealed class ForeignJudges : IDisposable
                 ChildResult pushed = await SaysAsync(0, ["copy", disk, uri, "--json", .. flags]);
                 await EqualToQemuAsync(disk, "raw", uri);
                 if (flags.Length == 0)
-                    Assert.Contains((await SaysAsync(0, "digest", disk)).StandardOutput.Trim(), pushed.StandardOutput, StringComparison.Ordinal);
+                    Assert.Contains(await DigestAsync(disk), pushed.StandardOutput, StringComparison.Ordinal);
             }
 
             string larger = directory.File("larger.vhd");
@@ -67,7 +67,8 @@ public sealed class ForeignJudges : IDisposable
     {
         Skip.IfNot(Tool.Exists("nbdkit"), Tool.Missing("nbdkit"));
         string disk = await DiskAsync(5), socket = directory.File("nbd.sock"), pid = directory.File("nbd.pid");
-        await Tool.RunAsync("nbdkit", "-U", socket, "-P", pid, "--filter=error", "memory", $"{SizeBytes}", "error=ENOSPC", "error-pwrite-rate=100%");
+        string[] server = ["-U", socket, "-P", pid, "--filter=error", "memory", $"{SizeBytes}", "error=ENOSPC", "error-pwrite-rate=100%"];
+        await Tool.RunAsync("nbdkit", server);
         try
         {
             ChildResult failed = await SaysAsync(1, "copy", disk, $"nbd+unix:///?socket={socket}");
@@ -85,9 +86,9 @@ public sealed class ForeignJudges : IDisposable
         string disk = await DiskAsync(6), arrived = directory.File("arrived.vhd"), program = Program;
         ChildResult piped = await Tool.RunAsync("sh", "-c", $"'{program}' export '{disk}' | '{program}' import '{arrived}'");
         Assert.Equal((0, ""), (piped.ExitCode, piped.StandardError));
-        Assert.Equal(
-            (await SaysAsync(0, "digest", disk)).StandardOutput, (await SaysAsync(0, "digest", arrived)).StandardOutput);
-        ChildResult cut = await Tool.RunAsync("sh", "-c", $"'{program}' export '{disk}' | head -c 3000000 | '{program}' import '{arrived}2'");
+        Assert.Equal(await DigestAsync(disk), await DigestAsync(arrived));
+        string cutPipe = $"'{program}' export '{disk}' | head -c 3000000 | '{program}' import '{arrived}2'";
+        ChildResult cut = await Tool.RunAsync("sh", "-c", cutPipe);
         Assert.Equal((1, false), (cut.ExitCode, File.Exists(arrived + "2")));
     }
 
@@ -117,6 +118,8 @@ public sealed class ForeignJudges : IDisposable
 
         return path;
     }
+
+    private static async Task<string> DigestAsync(string disk) => (await SaysAsync(0, "digest", disk)).StandardOutput.Trim();
 
     private static async Task EqualToQemuAsync(string disk, string format, string other)
     {
