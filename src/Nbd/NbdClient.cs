@@ -83,26 +83,14 @@ public sealed class NbdClient : IBlockDevice
     /// one.</exception>
     public static async Task<NbdClient> ConnectAsync(NbdUri uri, NbdClientOptions options, CancellationToken cancellationToken)
     {
-        if (uri.IsTls && options.Tls is null)
-            throw new BlockIoException(
-                Errno.EACCES, "the URI demands TLS, but no certificate fingerprint was given to check the server by");
-        string where = uri.SocketPath ?? $"{uri.Host}:{uri.Port}";
+        (Socket socket, Action connect) = NbdSocket.Prepare(uri, options);
         try
         {
-            if (uri.SocketPath is not { } path)
-            {
-                Socket socket = new(SocketType.Stream, ProtocolType.Tcp);
-                return await ConnectAsync(socket, () => socket.Connect(uri.Host!, uri.Port), uri.ExportName, options, cancellationToken);
-            }
-
-            // A socket's address holds 108 bytes; a stable name (a link with two uuids in it) may be longer than what it points to.
-            UnixDomainSocketEndPoint endPoint = new(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
-            Socket unix = NbdSocket.Create(endPoint);
-            return await ConnectAsync(unix, () => unix.Connect(endPoint), uri.ExportName, options, cancellationToken);
+            return await ConnectAsync(socket, connect, uri.ExportName, options, cancellationToken);
         }
-        catch (Exception e) when (e is SocketException or ArgumentException || e is IOException and not (BlockIoException or NbdProtocolException))
+        catch (SocketException e)
         {
-            throw new BlockIoException(Errno.ESHUTDOWN, $"no NBD server at {where}: {e.Message}", e);
+            throw NbdSocket.Unreachable(uri, e);
         }
     }
 

@@ -13,6 +13,7 @@ public enum Errno
     EINVAL = 22,
     ENOSPC = 28,
     EROFS = 30,
+    EPIPE = 32,
     EOVERFLOW = 75,
     ENOTSUP = 95,
     ESHUTDOWN = 108,

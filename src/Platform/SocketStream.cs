@@ -28,6 +28,7 @@ public sealed partial class SocketStream : PeerStream
     private readonly Socket socket;
     private readonly bool ownsSocket;
     private int ownThread;
+    private bool hasLimit;
 
     public SocketStream(Socket connected, bool ownsSocket = true)
     {
@@ -42,6 +43,13 @@ public sealed partial class SocketStream : PeerStream
 
     /// <summary>The calling thread is the connection's own: it may wait for the peer.</summary>
     public void BelongToThisThread() => ownThread = Environment.CurrentManagedThreadId;
+
+    /// <summary>A wait for the peer that takes longer fails with an <see cref="IOException"/>.</summary>
+    public void LimitSilence(TimeSpan limit)
+    {
+        socket.SendTimeout = socket.ReceiveTimeout = (int)Math.Clamp(limit.TotalMilliseconds, 1, int.MaxValue);
+        hasLimit = true;
+    }
 
     public override void StopReceiving() => Shutdown(0);
 
@@ -137,6 +145,8 @@ public sealed partial class SocketStream : PeerStream
         {
             case Interrupted:
                 return;
+            case Again when hasLimit:
+                throw new IOException("the peer gave no sign in time", new SocketException((int)SocketError.TimedOut));
             case Again:
                 bool isHeld = false;
                 try

@@ -15,12 +15,15 @@ internal sealed class PosixStore : IVhdStore
     public IVhdFile Create(string path, long reserveBytes) =>
         new PosixFile(File.OpenHandle(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.ReadWrite, FileOptions.None, reserveBytes));
 
-    public void Publish(string temporaryPath, string path)
+    public void Publish(string temporaryPath, string path) => Publish(temporaryPath, path, isSynced: true);
+
+    public void Publish(string temporaryPath, string path, bool isSynced)
     {
         // A link, because it refuses a name that is taken; a rename would replace what is there.
         Posix.CreateHardLink(temporaryPath, path);
         File.Delete(temporaryPath);
-        Posix.SyncDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
+        if (isSynced)
+            Posix.SyncDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
     }
 
     public void Delete(string path)
@@ -33,6 +36,8 @@ internal sealed class PosixStore : IVhdStore
 internal sealed class PosixFile(SafeFileHandle handle) : IVhdFile
 {
     private static readonly byte[] Zeros = new byte[64 * 1024];
+
+    public SafeFileHandle Handle => handle;
 
     public string CanonicalPath { get; } = Posix.CanonicalPathOf(handle);
 

@@ -190,7 +190,7 @@ public static class VhdImage
         return (uint)((Math.Max(sizeBytes, options.MaxSizeBytes) + VhdHeader.DefaultBlockBytes - 1) / VhdHeader.DefaultBlockBytes);
     }
 
-    private static void WriteEmpty(IVhdFile file, VhdFooter footer, uint tableEntries, ParentFacts? parent)
+    internal static void WriteEmpty(IVhdFile file, VhdFooter footer, uint tableEntries, ParentFacts? parent)
     {
         VhdHeader header = new() { TableOffsetBytes = VhdFooter.LengthBytes + VhdHeader.LengthBytes, MaxTableEntries = tableEntries };
         // An all-zero batmap says nothing, so it is never wrong: we do not keep one, but creator `tap` must have it.

@@ -56,6 +56,9 @@ internal sealed class VhdMetadata
     /// <summary>The first byte after everything that is used, where the trailing footer of a cleanly closed image is.</summary>
     public long DataEndBytes { get; private set; }
 
+    /// <summary>The first byte after everything that is no block.</summary>
+    public long MetadataEndBytes { get; private set; }
+
     public IReadOnlyList<VhdProblem> Warnings => warnings;
 
     public int AllocatedBlocks { get; private set; }
@@ -429,9 +432,9 @@ internal sealed class VhdMetadata
 
         if (starts.Length > 0)
             CheckLastBlock(starts[^1]);
-        long metadataEnd = reserved.Max(static area => area.End);
+        MetadataEndBytes = (reserved.Max(static area => area.End) + 511) / 512 * 512;
         long blocksEnd = starts.Length == 0 ? 0 : starts[^1] * 512L + BlockSpanBytes;
-        DataEndBytes = (Math.Max(metadataEnd, blocksEnd) + 511) / 512 * 512;
+        DataEndBytes = (Math.Max(MetadataEndBytes, blocksEnd) + 511) / 512 * 512;
     }
 
     /// <summary>The first sectors of all blocks in the file's order; skips what is absent a vector at a time.</summary>

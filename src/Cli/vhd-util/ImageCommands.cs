@@ -56,26 +56,6 @@ internal static class ImageCommands
         return command;
     }
 
-    public static Command Copy()
-    {
-        Option<string> name = Options.Name();
-        Option<string> target = new("--to") { Description = "the file to make", Required = true };
-        Option<bool> isRaw = new("--raw") { Description = "make a raw disk instead of a VHD" };
-        Command command = new("copy", "Write the content of an image and its parents as one file; holes stay holes.")
-        {
-            name, target, isRaw,
-        };
-        Options.AddCommon(command);
-        command.SetAction(async (result, cancellationToken) =>
-        {
-            await using VhdChain chain = VhdChain.Open(result.GetRequiredValue(name), new VhdOpenOptions { IsReadOnly = true });
-            ExportFormat format = result.GetValue(isRaw) ? ExportFormat.Raw : ExportFormat.Vhd;
-            await VhdCopy.ExportAsync(chain, result.GetRequiredValue(target), format, null, cancellationToken);
-            return 0;
-        });
-        return command;
-    }
-
     private static async Task CheckDepthAsync(string path, FoundParent parent, int limit)
     {
         int depth = 1;

@@ -20,16 +20,18 @@ internal static class Program
           vhd-util resize -n disk.vhd -s 2048              another size
           vhd-util repair -n disk.vhd                      mend the footers of an image whose writer died
           vhd-util read -n disk.vhd -r 0 -c 8              the first 4 KiB of the disk
-          vhd-util copy -n child.vhd --to flat.vhd         the chain's content as one image (--raw: as a raw disk)
+          vhd-util copy child.vhd flat.vhd                 the chain's content as one image (--raw: as a raw disk)
         """;
 
     private static async Task<int> Main(string[] arguments)
     {
         RootCommand root = new("Makes, describes and checks VHD images." + Examples)
         {
-            ImageCommands.Create(), ImageCommands.Snapshot(), ImageCommands.Copy(),
+            ImageCommands.Create(), ImageCommands.Snapshot(),
             LookCommands.Query(), LookCommands.Check(), LookCommands.Scan(), LookCommands.Read(),
             ChangeCommands.Resize(), ChangeCommands.Coalesce(), ChangeCommands.Repair(), ChangeCommands.Set(), ChangeCommands.Modify(),
+            CopyCommands.Copy(), CopyCommands.Convert(), ContentCommands.Digest(), ContentCommands.Compare(), ContentCommands.Diff(),
+            StreamCommands.Export(), StreamCommands.Import(),
         };
         ParseResult command = root.Parse(arguments);
         if (command.Errors.Count > 0)
@@ -46,10 +48,11 @@ internal static class Program
         }
         catch (OperationCanceledException)
         {
-            await Console.Error.WriteLineAsync("vhd-util: stopped; a new file was not left, a merge can be run again");
+            await Console.Error.WriteLineAsync(
+                "vhd-util: stopped; no new file was left, a merge can be run again, a target in place is half-written and marked so");
             return 1;
         }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FormatException)
         {
             // Scripts of the field look for this line; the reason follows it.
             if (e is VhdException { Error: VhdError.CannotOpen, InnerException: BlockIoException io } bad)

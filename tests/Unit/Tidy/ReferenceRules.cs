@@ -23,7 +23,7 @@ public class ReferenceRules
             "Migration", "Replication", "SmapiV1Adapter", "SmapiV3Bridge", "Xenops", "StorageAccess", "Vhd", "Nbd", "Platform",
         ],
         ["Demo"] = ["Vhd", "Nbd", "StorageAccess", "Platform"], // StorageAccess: the XML-RPC and JSON-RPC codecs, no server code.
-        ["vhd-util"] = ["Vhd", "Platform"],
+        ["vhd-util"] = ["Vhd", "Nbd", "Platform"],
         ["tap-ctl"] = ["StorageAccess", "Platform"],
         ["VhdFolder"] = ["Vhd", "StorageAccess", "Platform"],
         ["FileVhdSR"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],
