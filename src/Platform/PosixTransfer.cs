@@ -14,8 +14,6 @@ public static partial class Posix
     private const int SeekToHole = 4;
     private const int NoSuchData = 6; // ENXIO: nothing but a hole up to the end.
     private const int Interrupted = 4;
-    private const int GetFlags = 3;
-    private const int SetFlags = 4;
     private const int SetPipeSize = 1031;
 
     /// <summary>A second descriptor of an open file that goes past the page cache.</summary>
@@ -83,9 +81,6 @@ public static partial class Posix
                 throw new BlockIoException((Errno)Marshal.GetLastPInvokeError(), $"writing failed: {Marshal.GetLastPInvokeErrorMessage()}");
         }
     }
-
-    /// <summary>Calls on a descriptor wait again; the framework's asynchronous calls leave it not waiting.</summary>
-    public static void SetBlocking(SafeHandle file) => _ = fcntl(file, SetFlags, fcntl(file, GetFlags, 0) & ~OpenNonBlocking);
 
     /// <summary>Asks for a longer pipe; what cannot have one keeps what it has.</summary>
     public static void TryGrowPipe(SafeHandle pipe, int lengthBytes) => _ = fcntl(pipe, SetPipeSize, lengthBytes);
