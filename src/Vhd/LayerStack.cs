@@ -1,5 +1,5 @@
-// Images under one another, read-only, as one disk: the first that holds a sector serves it. A smaller image ends the view: past its end the
-// disk under its child is zeros, whatever deeper images hold. So that a deep chain costs no more than a short one, each block that is read
+// Images under one another, read-only, as one disk: the first that holds a sector serves it. A smaller image ends the view: past its end
+// the disk under its child is zeros, whatever deeper images hold. So that a deep chain costs no more than a short one, each block that is read
 // gets a map of owners, one byte for 4 KiB; the images never change, so a map is never wrong, and readers take no lock.
 namespace Vhd;
 

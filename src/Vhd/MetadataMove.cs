@@ -28,7 +28,8 @@ internal sealed class MetadataMove
         this.entries = entries;
         table = metadata.WholeTable(entries);
         byte[] header = new byte[VhdFooter.SectorBytes];
-        if (metadata.Footer.HasBatmap && file.Read(metadata.BatmapHeaderBytes, header) == header.Length && BatmapHeader.Read(header).IsPresent)
+        bool hasHeader = metadata.Footer.HasBatmap && file.Read(metadata.BatmapHeaderBytes, header) == header.Length;
+        if (hasHeader && BatmapHeader.Read(header).IsPresent)
             batmapRest = header[BatmapHeader.LengthBytes..];
         foreach (ParentLocator locator in metadata.Header!.Locators)
         {

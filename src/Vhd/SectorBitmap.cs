@@ -58,7 +58,8 @@ internal sealed class SectorBitmap
     public bool IsFull => IsSet(0, words.Length * 64);
 
     /// <summary>
-    /// Takes, in a map with a byte for each eight sectors, what is free and held here; what is held in part becomes <paramref name="mixed"/>.
+    /// Takes, in a map with a byte for each eight sectors, what is free and held here; what is held in part becomes
+    /// <paramref name="mixed"/>.
     /// </summary>
     public void OwnGroups(Span<byte> owners, byte owner, byte free, byte mixed)
     {

@@ -51,7 +51,8 @@ public sealed class VhdChain : IBlockDevice
 
     /// <summary>What was wrong, but not wrong enough to refuse an image of the chain.</summary>
     public IReadOnlyList<string> Warnings =>
-        [.. layers.SelectMany(static layer => layer.Metadata?.Warnings ?? []).Select(static warning => $"{warning.Path}: {warning.Message}")];
+        [.. layers.SelectMany(static layer => layer.Metadata?.Warnings ?? [])
+            .Select(static warning => $"{warning.Path}: {warning.Message}")];
 
     /// <summary>Opens a leaf and all its parents.</summary>
     /// <exception cref="VhdException">

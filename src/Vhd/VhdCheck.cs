@@ -1,5 +1,5 @@
-// Everything that is wrong with an image, as data. Nothing is changed. The list is what the field's checker looks at (research/storage.md 8.5)
-// and what our own reader warns of.
+// Everything that is wrong with an image, as data. Nothing is changed. The list is what the field's checker looks at
+// (research/storage.md 8.5) and what our own reader warns of.
 using Platform;
 
 namespace Vhd;
@@ -84,7 +84,11 @@ public static class VhdCheck
         bool isWhole = !found.Exists(problem => problem.Path == path && problem.Fault is VhdFault.FooterMissing or VhdFault.BlockMisplaced);
         if (metadata.Header is not null && isWhole && !metadata.IsTidy)
             found.Add(new VhdProblem(
-                VhdSeverity.Warning, VhdFault.NotClosed, path, $"its last writer did not close it: its blocks end at {metadata.DataEndBytes}", at));
+                VhdSeverity.Warning,
+                VhdFault.NotClosed,
+                path,
+                $"its last writer did not close it: its blocks end at {metadata.DataEndBytes}",
+                at));
     }
 
     private static void CheckBlocks(IVhdFile file, VhdMetadata metadata, string path, List<VhdProblem> found)
@@ -114,7 +118,11 @@ public static class VhdCheck
             using IVhdFile parentFile = VhdLayer.OpenFile(store, parent.Path, isWritable: false);
             if (VhdFooter.TimestampOf(parentFile.ModifiedAt) != metadata.Header!.ParentTimestamp)
                 found.Add(new VhdProblem(
-                    VhdSeverity.Note, VhdFault.ParentTimestamp, path, $"its parent {parent.Path} was modified after the child was made", -1));
+                    VhdSeverity.Note,
+                    VhdFault.ParentTimestamp,
+                    path,
+                    $"its parent {parent.Path} was modified after the child was made",
+                    -1));
             return parent.IsRaw ? null : parent.Path;
         }
         catch (VhdException e)

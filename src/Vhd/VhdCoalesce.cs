@@ -1,6 +1,6 @@
 // Merging an image, and all between, into an ancestor. Whatever is written to the ancestor lies under sectors that the child holds, so the
-// disk read through the child is the same before, during and after; a run that was cut short is simply run again. In the ancestor each batch
-// of data is durable before a bitmap claims it (docs/formats/vhd.md, "Merging").
+// disk read through the child is the same before, during and after; a run that was cut short is simply run again. In the ancestor each
+// batch of data is durable before a bitmap claims it (docs/formats/vhd.md, "Merging").
 using Platform;
 
 namespace Vhd;
@@ -23,8 +23,8 @@ public readonly record struct VhdCoalesceResult(long Sectors, long WrittenBytes,
 public static class VhdCoalesce
 {
     /// <summary>
-    /// Makes the ancestor hold what the image shows. The ancestor must have no other descendants, and neither image a writer. It grows first
-    /// when it is smaller. The image itself is not changed and not deleted. Durable at return; cancelled or killed, run again.
+    /// Makes the ancestor hold what the image shows, and zeros past the image's end. The ancestor must have no other
+    /// descendants, and neither image a writer. It grows first when it is smaller. The image itself is not changed and not deleted. Durable at return; cancelled or killed, run again.
     /// </summary>
     /// <exception cref="VhdException">BadRequest: no parent, or the ancestor is not in the chain; what is wrong with an image.</exception>
     public static VhdCoalesceResult Run(
@@ -117,7 +117,8 @@ public static class VhdCoalesce
 
         private readonly LayerStack stack = new(above);
         private readonly byte[] buffer = new byte[BufferBytes];
-        private readonly long sizeBytes = Math.Min(above[0].SizeBytes, target.SizeBytes);
+        // Past the end of the image the ancestor becomes zeros: an image above it, once grown, saw zeros there and still must.
+        private readonly long sizeBytes = target.SizeBytes;
         private readonly int blockBytes = target.IsFlat ? VhdHeader.DefaultBlockBytes : target.BlockBytes;
         private readonly List<(int Block, SectorBitmap Bits)> unclaimed = [];
         private readonly Stack<SectorBitmap> spare = [];

@@ -161,7 +161,7 @@ internal sealed class VhdMetadata
         return rest;
     }
 
-    /// <summary>The bitmap of the block that a size ends in, if it claims anything from the first sector beyond on; null when not.</summary>
+    /// <summary>The bitmap of the block that a size ends in, if it claims anything beyond; null when not.</summary>
     public SectorBitmap? BitsBeyond(long sizeBytes, out int firstSector, out long bitmapBytes)
     {
         firstSector = (int)(sizeBytes % Header!.BlockBytes) / VhdFooter.SectorBytes;
@@ -240,7 +240,10 @@ internal sealed class VhdMetadata
         bytes.CopyTo(FooterBytes, 0);
         Footer = lost;
         TrailingFooterBytes = at;
-        Warn(VhdFault.FooterMissing, at, $"the footer at byte {at} is followed by a hole: a change of size was cut short; do it again or repair the image");
+        Warn(
+            VhdFault.FooterMissing,
+            at,
+            $"the footer at byte {at} is followed by a hole: a change of size was cut short; do it again or repair the image");
         return true;
     }
 
@@ -259,14 +262,19 @@ internal sealed class VhdMetadata
             if (copy is null)
                 return;
             throw new VhdException(
-                VhdError.Damaged, path, $"no footer at the end, and two others that contradict each other, at byte 0 and {TrailingFooterBytes}");
+                VhdError.Damaged,
+                path,
+                $"no footer at the end, and two others that contradict each other, at byte 0 and {TrailingFooterBytes}");
         }
 
         // A fixed image has no copy: offset 0 is the guest's first sector, which must never speak for the image.
         if (Footer is null || Footer.Type == VhdType.Fixed)
             throw new VhdException(
                 VhdError.NotAnImage, path, $"not a VHD: at byte {Math.Max(0, fileBytes - 512)} {reason}; the copy at byte 0: {copyReason}");
-        Warn(VhdFault.FooterMissing, fileBytes - VhdFooter.LengthBytes, $"the trailing footer at byte {fileBytes - VhdFooter.LengthBytes} is bad ({reason}); the copy at byte 0 is used");
+        Warn(
+            VhdFault.FooterMissing,
+            fileBytes - VhdFooter.LengthBytes,
+            $"the trailing footer at byte {fileBytes - VhdFooter.LengthBytes} is bad ({reason}); the copy at byte 0 is used");
     }
 
     private void CompareFooterCopy()
@@ -350,7 +358,7 @@ internal sealed class VhdMetadata
         BatmapHeader batmap = BatmapHeader.Read(header);
         if (!batmap.IsPresent)
         {
-            Warn(VhdFault.BatmapBad, headerOffset, $"no batmap at byte {headerOffset}, where creator 'tap' has one; bitmaps are read instead");
+            Warn(VhdFault.BatmapBad, headerOffset, $"no batmap at byte {headerOffset}, where this creator has one; bitmaps are read instead");
             return;
         }
 

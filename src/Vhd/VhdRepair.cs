@@ -57,7 +57,9 @@ public static class VhdRepair
         if (!metadata.IsTidy)
         {
             VhdResize.Tidy(store, path);
-            done.Add(metadata.TrailingFooterBytes < 0 ? "wrote the trailing footer from its copy" : "put the footer right behind the last block");
+            done.Add(metadata.TrailingFooterBytes < 0
+                ? "wrote the trailing footer from its copy"
+                : "put the footer right behind the last block");
         }
 
         if (VhdResize.MendCopy(file, path))

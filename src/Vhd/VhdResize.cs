@@ -1,6 +1,6 @@
-// Another size for a disk. One sector, the footer, says the size: everything that the new size needs is made ready before it is written, and
-// what the old size used is cleared after it, so that a crash leaves the old size or the new one with equal content. Space that is new reads
-// as zeros, whatever an earlier, larger size or a larger parent has there (docs/formats/vhd.md, "Another size").
+// Another size for a disk. One sector, the footer, says the size: everything that the new size needs is made ready before it is written,
+// and what the old size used is cleared after it, so that a crash leaves the old size or the new one with equal content. Space that is new
+// reads as zeros, whatever an earlier, larger size or a larger parent has there (docs/formats/vhd.md, "Another size").
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Platform;
@@ -120,7 +120,8 @@ public static class VhdResize
         byte[] stored = new byte[metadata.Header!.BitmapBytes];
         bitmap.WriteCutTo(stored, cut);
         file.Write(bitmapAt, stored);
-        file.Zero(bitmapAt + stored.Length + cut * (long)VhdFooter.SectorBytes, metadata.Header.BlockBytes - cut * (long)VhdFooter.SectorBytes);
+        long cutBytes = cut * (long)VhdFooter.SectorBytes;
+        file.Zero(bitmapAt + stored.Length + cutBytes, metadata.Header.BlockBytes - cutBytes);
         file.Sync();
         return true;
     }
@@ -157,7 +158,7 @@ public static class VhdResize
                 throw new VhdException(
                     VhdError.BadRequest,
                     path,
-                    $"a size of {sizeBytes} bytes would lose data: the disk holds some at byte {data} and maybe beyond; nothing was changed "
+                    $"a size of {sizeBytes} bytes would lose data: the disk holds some at byte {data} and maybe beyond; unchanged "
                     + "(force it to lose that data)");
         }
         finally

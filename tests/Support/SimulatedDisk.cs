@@ -66,7 +66,7 @@ internal sealed class SimulatedDisk : IVhdStore
             unsyncedNames.TryAdd(path, file);
     }
 
-    /// <summary>Another disk in the same state; neither sees what is done to the other. Sectors are shared: they are never changed.</summary>
+    /// <summary>Another disk in the same state; neither sees what is done to the other. Sectors are shared.</summary>
     public SimulatedDisk Fork()
     {
         SimulatedDisk fork = new();

@@ -20,7 +20,7 @@ internal static class ChangeCommands
             string path = result.GetRequiredValue(name);
             long sizeBytes = Options.Bytes(result.GetValue(size));
             if (result.GetValue(isFast) && VhdImage.ReadInfo(path).MaxSizeBytes < sizeBytes)
-                throw new VhdException(VhdError.BadRequest, path, "its block table has no room for that size; leave -f out; nothing was changed");
+                throw new VhdException(VhdError.BadRequest, path, "its block table has no room for that size; unchanged; leave -f out");
             VhdResize.Apply(path, sizeBytes, result.GetValue(isForced));
             return 0;
         });
@@ -60,9 +60,12 @@ internal static class ChangeCommands
     public static Command Repair()
     {
         Option<string> name = Options.Name();
-        Option<bool> fromCopy = new("-b") { Description = "accepted as the field's tool does; the copy is used whenever the footer is bad" };
+        Option<bool> fromCopy = new("-b") { Description = "accepted as the field's tool does; a bad footer is always replaced" };
         Option<bool> isJson = Options.Json();
-        Command command = new("repair", "Mend footers, batmap and the end of the file; what holds data is never dropped.") { name, fromCopy, isJson };
+        Command command = new("repair", "Mend footers, batmap and the end of the file; what holds data is never dropped.")
+        {
+            name, fromCopy, isJson,
+        };
         Options.AddCommon(command);
         command.SetAction(result =>
         {

@@ -35,7 +35,7 @@ internal static class ImageCommands
         Option<bool> keepsEmpty = new("-e") { Description = "keep an empty parent (else its first ancestor that is not)" };
         Option<int> limit = new("-l") { Description = "refuse a chain longer than this" };
         Option<long> room = new("-S") { Description = "room in the block table, in MiB, for growing the disk later" };
-        Command command = new("snapshot", "Make an empty child of an image.") 
+        Command command = new("snapshot", "Make an empty child of an image.")
         {
             name, parent, isRaw, keepsEmpty, limit, room,
         };
@@ -66,7 +66,8 @@ internal static class ImageCommands
         }
 
         if (depth >= limit)
-            throw new VhdException(VhdError.TooDeep, path, $"its parent {parent.Path} is the {depth}th image of its chain already, the limit is {limit}");
+            throw new VhdException(
+                VhdError.TooDeep, path, $"its parent {parent.Path} is the {depth}th image of its chain already, the limit is {limit}");
     }
 
     /// <summary>A parent without a block of its own adds nothing but depth.</summary>

@@ -126,7 +126,11 @@ internal static class LookCommands
     {
         Option<string> name = Options.Name();
         Option<bool> headers = new("-p") { Description = "what the image says about itself" };
-        Option<long> sector = new("-r") { Description = "the disk's data from this sector on, to standard output", DefaultValueFactory = static _ => -1 };
+        Option<long> sector = new("-r")
+        {
+            Description = "the disk's data from this sector on, to standard output",
+            DefaultValueFactory = static _ => -1,
+        };
         Option<long> count = new("-c") { Description = "how many sectors", DefaultValueFactory = static _ => 1 };
         Option<bool> isJson = Options.Json();
         Command command = new("read", "Print an image's own facts or its disk's data.") { name, headers, sector, count, isJson };

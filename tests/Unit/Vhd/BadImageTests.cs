@@ -465,7 +465,7 @@ public sealed class BadImageTests : IDisposable
                 rows.UnionWith(test.Name.Split('_').Where(static word => int.TryParse(word, out _)).Select(int.Parse));
             if (test.GetParameters().FirstOrDefault()?.Name != "row")
                 continue;
-            foreach (Xunit.Sdk.DataAttribute data in test.GetCustomAttributes(typeof(Xunit.Sdk.DataAttribute), false).Cast<Xunit.Sdk.DataAttribute>())
+            foreach (Xunit.Sdk.DataAttribute data in test.GetCustomAttributes(false).OfType<Xunit.Sdk.DataAttribute>())
                 rows.UnionWith(data.GetData(test).Select(static values => (int)values[0]));
         }
 

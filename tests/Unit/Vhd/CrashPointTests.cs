@@ -1,4 +1,4 @@
-// Crash points by the number: in ./test for a bounded time; STORAGE_CRASH_POINTS=1000000 runs until so many were opened, checked and compared.
+// Crash points by the number: in ./test for a bounded time; STORAGE_CRASH_POINTS=1000000 runs until so many were opened and compared.
 using System.Diagnostics;
 using System.Globalization;
 using Support;

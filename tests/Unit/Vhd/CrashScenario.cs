@@ -1,5 +1,5 @@
-// One change of an image (resize, merge, another parent, repair, snapshot, hidden) that dies at each of its operations in turn. What is found
-// afterwards must open, check without an error, and read as before; and the change, done again, must finish.
+// One change of an image (resize, merge, another parent, repair, snapshot, hidden) that dies at each of its operations in turn. What is
+// found afterwards must open, check without an error, and read as before; and the change, done again, must finish.
 using Platform;
 using Support;
 using Vhd;
