@@ -45,7 +45,8 @@ internal sealed class TransferLine : IDisposable
             double left = rate > 0 ? (Progress.TotalBytes - Progress.DoneBytes) / rate : 0;
             Console.Error.Write(string.Create(
                 CultureInfo.InvariantCulture,
-                $"\r\e[K{100.0 * Progress.DoneBytes / Progress.TotalBytes,5:f1} %  {rate / 1e6:f0} MB/s  {TimeSpan.FromSeconds(left):hh\\:mm\\:ss} left"));
+                $"\r\e[K{100.0 * Progress.DoneBytes / Progress.TotalBytes,5:f1} %  {rate / 1e6:f0} MB/s"
+                + $"  {TimeSpan.FromSeconds(left):hh\\:mm\\:ss} left"));
             wasShown = true;
         }
     }

@@ -50,7 +50,7 @@ public sealed record CopyResult(long VirtualSizeBytes, long ReadBytes, long Writ
 
 public static class DiskCopy
 {
-    /// <exception cref="VhdException">An image is refused; the target is there already (in place: is not); it cannot be written.</exception>
+    /// <exception cref="VhdException">An image is refused; the target is there (in place: is not); it cannot be written.</exception>
     /// <exception cref="BlockIoException">Reading, writing or syncing failed.</exception>
     public static CopyResult Run(string sourcePath, string targetPath, CopyOptions options, CancellationToken cancellationToken)
     {

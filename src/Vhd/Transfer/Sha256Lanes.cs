@@ -14,6 +14,10 @@ internal static class Sha256Lanes
     public const int Count = 16;
     public const int HashBytes = 32;
     private const int BlockBytes = 64;
+    private const int ScratchVectors = 8 + 2 * Count; // State, message words, and a transposition's.
+
+    [ThreadStatic]
+    private static AlignedBuffer? scratch;
 
     private static readonly uint[] K =
     [
@@ -38,11 +42,14 @@ internal static class Sha256Lanes
     public static void Hash(ReadOnlySpan<byte> messages, Span<byte> digests)
     {
         int length = messages.Length / Count;
-        Span<Vector512<uint>> state = stackalloc Vector512<uint>[8];
+        // On a cache line: a register that crosses two costs twice.
+        scratch ??= new AlignedBuffer(ScratchVectors * Vector512<byte>.Count);
+        Span<Vector512<uint>> vectors = MemoryMarshal.Cast<byte, Vector512<uint>>(scratch.Span);
+        Span<Vector512<uint>> state = vectors[..8], work = vectors[8..];
         for (int i = 0; i < state.Length; i++)
             state[i] = Vector512.Create(Initial[i]);
         for (int at = 0; at < length; at += BlockBytes)
-            Compress(state, messages[at..], length);
+            Compress(state, work, messages[at..], length);
         // Every lane ends alike: one bit, zeros, the length in bits.
         Span<byte> padding = stackalloc byte[BlockBytes * Count];
         padding.Clear();
@@ -52,7 +59,7 @@ internal static class Sha256Lanes
             System.Buffers.Binary.BinaryPrimitives.WriteInt64BigEndian(padding[(lane * BlockBytes + 56)..], length * 8L);
         }
 
-        Compress(state, padding, BlockBytes);
+        Compress(state, work, padding, BlockBytes);
         for (int lane = 0; lane < Count; lane++)
         {
             for (int word = 0; word < state.Length; word++)
@@ -63,24 +70,33 @@ internal static class Sha256Lanes
 
     // Not left to tiering: the first call is as hot as the last, and precompiled code may not use these registers.
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Compress(Span<Vector512<uint>> state, ReadOnlySpan<byte> first, int strideBytes)
+    private static void Compress(Span<Vector512<uint>> state, Span<Vector512<uint>> work, ReadOnlySpan<byte> first, int strideBytes)
     {
-        Span<Vector512<uint>> w = stackalloc Vector512<uint>[16];
-        Load(first, strideBytes, w);
+        Load(first, strideBytes, work[..Count], work[Count..]);
         Vector512<uint> a = state[0], b = state[1], c = state[2], d = state[3];
         Vector512<uint> e = state[4], f = state[5], g = state[6], h = state[7];
         ref uint k = ref MemoryMarshal.GetArrayDataReference(K);
-        ref Vector512<uint> w0 = ref MemoryMarshal.GetReference(w);
-        for (int round = 0; round < 64; round += 8)
+        ref Vector512<uint> word = ref MemoryMarshal.GetReference(work);
+        for (int round = 0; round < 64; round += 16)
         {
-            Step(a, b, c, ref d, e, f, g, ref h, ref w0, ref k, round);
-            Step(h, a, b, ref c, d, e, f, ref g, ref w0, ref k, round + 1);
-            Step(g, h, a, ref b, c, d, e, ref f, ref w0, ref k, round + 2);
-            Step(f, g, h, ref a, b, c, d, ref e, ref w0, ref k, round + 3);
-            Step(e, f, g, ref h, a, b, c, ref d, ref w0, ref k, round + 4);
-            Step(d, e, f, ref g, h, a, b, ref c, ref w0, ref k, round + 5);
-            Step(c, d, e, ref f, g, h, a, ref b, ref w0, ref k, round + 6);
-            Step(b, c, d, ref e, f, g, h, ref a, ref w0, ref k, round + 7);
+            if (round > 0)
+                Expand(ref word);
+            Step(a, b, c, ref d, e, f, g, ref h, Unsafe.Add(ref word, 0), Unsafe.Add(ref k, round + 0));
+            Step(h, a, b, ref c, d, e, f, ref g, Unsafe.Add(ref word, 1), Unsafe.Add(ref k, round + 1));
+            Step(g, h, a, ref b, c, d, e, ref f, Unsafe.Add(ref word, 2), Unsafe.Add(ref k, round + 2));
+            Step(f, g, h, ref a, b, c, d, ref e, Unsafe.Add(ref word, 3), Unsafe.Add(ref k, round + 3));
+            Step(e, f, g, ref h, a, b, c, ref d, Unsafe.Add(ref word, 4), Unsafe.Add(ref k, round + 4));
+            Step(d, e, f, ref g, h, a, b, ref c, Unsafe.Add(ref word, 5), Unsafe.Add(ref k, round + 5));
+            Step(c, d, e, ref f, g, h, a, ref b, Unsafe.Add(ref word, 6), Unsafe.Add(ref k, round + 6));
+            Step(b, c, d, ref e, f, g, h, ref a, Unsafe.Add(ref word, 7), Unsafe.Add(ref k, round + 7));
+            Step(a, b, c, ref d, e, f, g, ref h, Unsafe.Add(ref word, 8), Unsafe.Add(ref k, round + 8));
+            Step(h, a, b, ref c, d, e, f, ref g, Unsafe.Add(ref word, 9), Unsafe.Add(ref k, round + 9));
+            Step(g, h, a, ref b, c, d, e, ref f, Unsafe.Add(ref word, 10), Unsafe.Add(ref k, round + 10));
+            Step(f, g, h, ref a, b, c, d, ref e, Unsafe.Add(ref word, 11), Unsafe.Add(ref k, round + 11));
+            Step(e, f, g, ref h, a, b, c, ref d, Unsafe.Add(ref word, 12), Unsafe.Add(ref k, round + 12));
+            Step(d, e, f, ref g, h, a, b, ref c, Unsafe.Add(ref word, 13), Unsafe.Add(ref k, round + 13));
+            Step(c, d, e, ref f, g, h, a, ref b, Unsafe.Add(ref word, 14), Unsafe.Add(ref k, round + 14));
+            Step(b, c, d, ref e, f, g, h, ref a, Unsafe.Add(ref word, 15), Unsafe.Add(ref k, round + 15));
         }
 
         state[0] += a;
@@ -97,18 +113,23 @@ internal static class Sha256Lanes
     private static void Step(
         Vector512<uint> a, Vector512<uint> b, Vector512<uint> c, ref Vector512<uint> d,
         Vector512<uint> e, Vector512<uint> f, Vector512<uint> g, ref Vector512<uint> h,
-        ref Vector512<uint> schedule, ref uint k, int round)
+        Vector512<uint> word, uint k)
     {
-        ref Vector512<uint> w = ref Unsafe.Add(ref schedule, round & 15);
-        Vector512<uint> choice = Vector512.ConditionalSelect(e, f, g);
+        Vector512<uint> choice = Avx512F.TernaryLogic(e, f, g, 0xCA);
         Vector512<uint> majority = Avx512F.TernaryLogic(a, b, c, 0xE8);
-        Vector512<uint> t = h + choice + Sum(e, 6, 11, 25) + w + Vector512.Create(Unsafe.Add(ref k, round));
+        Vector512<uint> t = h + (word + Vector512.Create(k)) + choice + Sum(e, 6, 11, 25);
         d += t;
         h = t + majority + Sum(a, 2, 13, 22);
-        // The word for sixteen rounds later takes this one's place; the last sixteen are computed for nobody.
-        Vector512<uint> w1 = Unsafe.Add(ref schedule, (round + 1) & 15);
-        Vector512<uint> w14 = Unsafe.Add(ref schedule, (round + 14) & 15);
-        w += Unsafe.Add(ref schedule, (round + 9) & 15) + Small(w1, 7, 18, 3) + Small(w14, 17, 19, 10);
+    }
+
+    /// <summary>The words of the next sixteen rounds, in the place of the last ones.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Expand(ref Vector512<uint> word)
+    {
+        for (int i = 0; i < Count; i++)
+            Unsafe.Add(ref word, i) += Unsafe.Add(ref word, (i + 9) & 15)
+                + Small(Unsafe.Add(ref word, (i + 1) & 15), 7, 18, 3)
+                + Small(Unsafe.Add(ref word, (i + 14) & 15), 17, 19, 10);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -123,7 +144,7 @@ internal static class Sha256Lanes
 
     /// <summary>One block of each message, transposed: word i of all sixteen lanes in one register, byte order turned.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Load(ReadOnlySpan<byte> first, int strideBytes, Span<Vector512<uint>> w)
+    private static void Load(ReadOnlySpan<byte> first, int strideBytes, Span<Vector512<uint>> w, Span<Vector512<uint>> t)
     {
         Vector512<byte> turn = Vector512.Create(
             Vector256.Create(Turn, Turn), Vector256.Create(Turn, Turn));
@@ -135,7 +156,6 @@ internal static class Sha256Lanes
         }
 
         // 16 x 16 words: pairs of words, then of double words inside of 128 bits, then the 128-bit lanes.
-        Span<Vector512<uint>> t = stackalloc Vector512<uint>[Count];
         for (int i = 0; i < Count; i += 4)
         {
             Vector512<ulong> low0 = Avx512F.UnpackLow(w[i], w[i + 1]).AsUInt64(), high0 = Avx512F.UnpackHigh(w[i], w[i + 1]).AsUInt64();
