@@ -28,8 +28,10 @@ internal sealed class ByteBudget(int limitBytes)
     public void Acquire(int bytes)
     {
         ValueTask granted = AcquireAsync(bytes);
-        if (!granted.IsCompleted)
-            granted.AsTask().Wait();
+        if (granted.IsCompleted)
+            return;
+        SendBatch.Flush(); // Replies that are held back hold memory.
+        granted.AsTask().Wait();
     }
 
     public void Release(int bytes)

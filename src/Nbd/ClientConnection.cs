@@ -108,6 +108,7 @@ internal sealed class ClientConnection : IAsyncDisposable
     {
         try
         {
+            SendBatch.Open();
             replies.Run();
             Fail(Errno.ESHUTDOWN, "the NBD server closed the connection", null);
         }
@@ -118,6 +119,7 @@ internal sealed class ClientConnection : IAsyncDisposable
         }
         finally
         {
+            SendBatch.Flush();
             ended.SetResult();
         }
     }

@@ -1,6 +1,5 @@
 // One request on its way through the server: checked, run against the device, answered with one simple reply or with structured chunks.
 using System.Buffers.Binary;
-using System.Diagnostics;
 using Platform;
 
 namespace Nbd;
@@ -99,7 +98,7 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
             write |= WriteFlags.NoHole;
         try
         {
-            long begun = Stopwatch.GetTimestamp();
+            DeviceCall call = session.BeginCall();
             ValueTask pending = Command switch
             {
                 Command.Write => session.Device.WriteAsync(offsetBytes, Buffer!.Memory((int)LengthBytes), write, session.DeviceStop),
@@ -107,8 +106,7 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
                 Command.Trim => session.Device.TrimAsync(offsetBytes, LengthBytes, write, session.DeviceStop),
                 _ => session.Device.FlushAsync(session.DeviceStop),
             };
-            if (pending.IsCompleted && Command == Command.Write)
-                session.Took(Stopwatch.GetElapsedTime(begun), LengthBytes);
+            session.EndCall(call, Command == Command.Write ? LengthBytes : 0);
             await pending;
         }
         finally
@@ -147,10 +145,9 @@ internal sealed class ServerRequest(ServerTransmission session, ReadOnlySpan<byt
         {
             if (session.IsOver) // It waited for memory that the end of the connection set free.
                 throw new OperationCanceledException("the connection has ended");
-            long begun = Stopwatch.GetTimestamp();
+            DeviceCall call = session.BeginCall();
             ValueTask pending = session.Device.ReadAsync(atBytes, piece.Memory(length), session.DeviceStop);
-            if (pending.IsCompleted)
-                session.Took(Stopwatch.GetElapsedTime(begun), length);
+            session.EndCall(call, length);
             await pending;
             return piece;
         }

@@ -3,6 +3,7 @@
 // pool, so that requests do not wait for each other. Memory is bounded twice: a request keeps its slot, and a payload its share of the byte
 // budget, until its reply has been taken by the socket; a client that does not read is not read from.
 using System.Buffers.Binary;
+using System.Diagnostics;
 using Platform;
 
 namespace Nbd;
@@ -15,8 +16,8 @@ internal sealed class ServerTransmission : IDisposable
     private const long QuickMicroseconds = 40;
     private const long QuickBytesPerMicrosecond = 2048;
 
-    // A slow call weighs as much as so many quick ones; above the limit the device is not trusted to answer at once. A thread that lost its
-    // processor in the middle of a call looks slow too, once in some hundred calls.
+    // So many calls are looked at closely after one that took long; one that slept weighs as much as so many that did not.
+    private const int SuspiciousCalls = 64;
     private const int SlowWeight = 8;
     private const int DistrustLimit = 4 * SlowWeight;
     private const int MaxDistrust = 2 * DistrustLimit;
@@ -30,6 +31,7 @@ internal sealed class ServerTransmission : IDisposable
     private readonly CancellationTokenSource hardStop; // The drain timeout has passed: the stream goes, and device calls are asked to end.
     private readonly ManualResetEventSlim idle = new();
     private int running = 1; // The requests, and one for the loop that starts them.
+    private int suspicion;
     private int distrust;
     private volatile Exception? fault;
 
@@ -80,6 +82,7 @@ internal sealed class ServerTransmission : IDisposable
             end = new NbdSessionEnd(false, e is NbdProtocolException ? e.Message : "the connection was lost: " + e.Message);
         }
 
+        SendBatch.Flush();
         hardStop.CancelAfter(options.DrainTimeout);
         RequestEnded();
         idle.Wait(CancellationToken.None);
@@ -113,13 +116,26 @@ internal sealed class ServerTransmission : IDisposable
         broken.Cancel();
     }
 
-    /// <summary>How long the device took for a request that it answered on the calling thread.</summary>
-    public void Took(TimeSpan time, long lengthBytes)
+    /// <summary>To be kept until <see cref="EndCall"/>: around what a device does on the calling thread.</summary>
+    public DeviceCall BeginCall() =>
+        new(Stopwatch.GetTimestamp(), Volatile.Read(ref suspicion) > 0 ? Posix.VoluntarySwitches() : -1);
+
+    /// <summary>
+    /// Whether the device made the thread wait. A call that took long is only a suspicion (the thread may have lost its processor); then
+    /// the kernel is asked whether the thread slept. Racing threads may lose a count: it is a measure, not a balance.
+    /// </summary>
+    public void EndCall(DeviceCall call, long lengthBytes)
     {
-        if (time.TotalMicroseconds > QuickMicroseconds + lengthBytes / QuickBytesPerMicrosecond)
+        bool isLong = Stopwatch.GetElapsedTime(call.BeganAt).TotalMicroseconds > QuickMicroseconds + lengthBytes / QuickBytesPerMicrosecond;
+        if (isLong)
+            suspicion = SuspiciousCalls;
+        if (call.VoluntarySwitches < 0)
+            return;
+        suspicion--;
+        if (isLong && Posix.VoluntarySwitches() != call.VoluntarySwitches)
             distrust = Math.Min(distrust + SlowWeight, MaxDistrust);
         else if (distrust > 0)
-            distrust--; // Racing threads may lose a count; it is a measure, not a balance.
+            distrust--;
     }
 
     private void StopReading()
@@ -130,6 +146,7 @@ internal sealed class ServerTransmission : IDisposable
 
     private NbdSessionEnd ReadRequests(CancellationToken cancellationToken)
     {
+        SendBatch.Open();
         Span<byte> header = stackalloc byte[Protocol.RequestHeaderBytes];
         while (true)
         {
@@ -142,7 +159,8 @@ internal sealed class ServerTransmission : IDisposable
             ServerRequest request = new(this, header);
             if (request.Command == Command.Disconnect)
                 return new NbdSessionEnd(true, "the client disconnected");
-            slots.Wait(cancellationToken);
+            if (!slots.Wait(0, CancellationToken.None))
+                WaitForSlot(cancellationToken);
             request.Check(export.IsReadOnly, handshake.HasAllocationContext);
             if (request.Command == Command.Write)
                 ReceivePayload(request);
@@ -152,6 +170,12 @@ internal sealed class ServerTransmission : IDisposable
             else
                 request.Execute();
         }
+    }
+
+    private void WaitForSlot(CancellationToken cancellationToken)
+    {
+        SendBatch.Flush();
+        slots.Wait(cancellationToken);
     }
 
     private void ReceivePayload(ServerRequest request)
@@ -180,3 +204,6 @@ internal sealed class ServerTransmission : IDisposable
         }
     }
 }
+
+/// <summary>When a device's work on a thread began, and how often that thread had slept before; -1: not asked.</summary>
+internal readonly record struct DeviceCall(long BeganAt, long VoluntarySwitches);

@@ -21,7 +21,7 @@ internal sealed class WireReader(Stream stream)
         for (int done = 0; done < destination.Length;)
         {
             int taken = BufferedBytes == 0 && destination.Length - done >= DirectReadBytes
-                ? stream.Read(destination[done..])
+                ? Receive(destination[done..])
                 : Take(destination[done..]);
             if (taken == 0)
                 return done == 0 ? false : throw new EndOfStreamException("the peer closed the connection in the middle of a message");
@@ -64,7 +64,13 @@ internal sealed class WireReader(Stream stream)
     private bool TryFill()
     {
         start = 0;
-        end = stream.Read(buffer);
+        end = Receive(buffer);
         return end > 0;
+    }
+
+    private int Receive(Span<byte> destination)
+    {
+        SendBatch.Flush();
+        return stream.Read(destination);
     }
 }

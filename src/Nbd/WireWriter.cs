@@ -60,7 +60,7 @@ internal sealed class WireWriter(Stream stream, Action<Exception> onBroken)
             if (!isBroken)
             {
                 queue.Enqueue(message);
-                if (isWriting)
+                if (isWriting || SendBatch.TryHold(this, message.Payload.Length))
                     return Task.CompletedTask;
                 isWriting = true;
                 message = null!;
@@ -71,6 +71,19 @@ internal sealed class WireWriter(Stream stream, Action<Exception> onBroken)
             return DrainAsync();
         message.Released();
         return Task.CompletedTask;
+    }
+
+    /// <summary>Sends what a batch held back, unless somebody else does already.</summary>
+    public void SendHeld()
+    {
+        lock (gate)
+        {
+            if (isBroken || isWriting || queue.Count == 0)
+                return;
+            isWriting = true;
+        }
+
+        _ = DrainAsync(); // It never throws: a failure is told to the owner.
     }
 
     private async Task DrainAsync()

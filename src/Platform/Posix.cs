@@ -6,6 +6,9 @@ namespace Platform;
 
 public static partial class Posix
 {
+    private const int UsageOfThread = 1;
+    private const int UsageLongs = 18; // struct rusage: two times of two longs each, then fourteen longs.
+    private const int UsageVoluntarySwitches = 16;
     private const int FallocKeepSize = 1;
     private const int FallocPunchHole = 2;
     private const int SeekData = 3;
@@ -110,6 +113,16 @@ public static partial class Posix
             throw new BlockIoException(Errno.ENOENT, $"cannot open folder {path}: {Marshal.GetLastPInvokeErrorMessage()}");
         return new SafeFileHandle(fd, ownsHandle: true);
     }
+
+    /// <summary>How often the calling thread has given up the processor to wait for something.</summary>
+    public static long VoluntarySwitches()
+    {
+        Span<long> usage = stackalloc long[UsageLongs];
+        return getrusage(UsageOfThread, usage) == 0 ? usage[UsageVoluntarySwitches] : 0;
+    }
+
+    [LibraryImport("libc")]
+    private static partial int getrusage(int who, Span<long> usage);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int setsid();
