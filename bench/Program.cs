@@ -7,7 +7,7 @@ namespace Bench;
 internal static class Program
 {
     private const string Usage = """
-        usage: bench copy|nbd|coalesce|verify|export|meta|all [--json] [--rounds N] [--small] [--dir FOLDER] [--bin FOLDER]
+        usage: bench copy|nbd|coalesce|verify|export|meta|mirror|all [--json] [--rounds N] [--small] [--dir FOLDER] [--bin FOLDER]
           --rounds N   rounds that count (default 5); one more comes first and is dropped
           --small      a sixty-fourth of the workload: does it run at all
           --dir        a folder to work in, instead of a private tmpfs (root) or the temporary folder
@@ -28,7 +28,7 @@ internal static class Program
         string verb = arguments.FirstOrDefault() ?? "";
         string program = Path.GetFullPath(Path.Combine(After("--bin") ?? "out", "vhd-util"));
         bool isNumber = int.TryParse(After("--rounds") ?? "5", CultureInfo.InvariantCulture, out int rounds);
-        if ((verb != "all" && !verbs.ContainsKey(verb)) || !isNumber || rounds < 1)
+        if ((verb is not ("all" or "mirror") && !verbs.ContainsKey(verb)) || !isNumber || rounds < 1)
         {
             await Console.Error.WriteLineAsync(Usage);
             return 2;
@@ -44,7 +44,7 @@ internal static class Program
             using Benches benches = new(workloads, ground.Path, program);
             await log.WriteLineAsync($"{DateTime.UtcNow:yyyy-MM-dd HH:mm} UTC, {Machine()}, {ground.Kind}, {rounds} rounds");
             JsonArray results = [];
-            foreach (string each in verb == "all" ? verbs.Keys.ToArray() : [verb])
+            foreach (string each in verb switch { "all" => verbs.Keys.ToArray(), "mirror" => [], _ => [verb] })
             {
                 await foreach (Race race in verbs[each](benches))
                 {
@@ -52,6 +52,13 @@ internal static class Program
                     results.Add((JsonNode)race.ToJson());
                     benches.Clear();
                 }
+            }
+
+            if (verb is "all" or "mirror")
+            {
+                using TapdiskBench tapdisk = new(ground.Path, Path.GetDirectoryName(program)!, rounds, isSmall, log);
+                foreach (JsonNode measured in await tapdisk.RunAsync())
+                    results.Add(measured);
             }
 
             if (isJson)

@@ -87,6 +87,7 @@ internal sealed class ClientConnection : IAsyncDisposable
         {
             // A goodbye that the server may not be there to hear.
             Task goodbye = writer.SendAsync(new ClientRequest(Command.Disconnect, CommandFlags.None, 0, 0));
+            SendBatch.Flush();
             try
             {
                 await goodbye.WaitAsync(GoodbyeTimeout, time);
