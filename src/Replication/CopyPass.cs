@@ -11,7 +11,7 @@ namespace Replication;
 internal sealed class CopyPass : IDisposable
 {
     private const int MostInFlight = 8;
-    private const int MostInFlightBesideGuest = 2;
+    private const int MostInFlightBesideGuest = 1;
     private const int ZeroScanBytes = 4096;
     private const long ExtentStepBytes = 1L << 30;
     private static readonly TimeSpan Quick = TimeSpan.FromMilliseconds(100);
