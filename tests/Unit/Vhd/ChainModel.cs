@@ -66,6 +66,18 @@ internal sealed class ChainModel : IDisposable
         return step;
     }
 
+    /// <summary>Snapshots and writes until the chain is so deep.</summary>
+    public async Task DeepenAsync(int depth)
+    {
+        while (Depth < depth)
+        {
+            await WriteAsync();
+            Snapshot();
+        }
+
+        await CompareAsync("deepen");
+    }
+
     public async Task CompareAsync(string step)
     {
         await using VhdChain chain = VhdChain.Open(LeafPath, new VhdOpenOptions { IsReadOnly = true, RootDirectory = directory.Path });

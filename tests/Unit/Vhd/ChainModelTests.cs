@@ -21,6 +21,8 @@ public sealed class ChainModelTests(Xunit.Abstractions.ITestOutputHelper output)
             int maxDepth = 1 + done % 12;
             try
             {
+                await model.DeepenAsync(maxDepth);
+                deepest = Math.Max(deepest, model.Depth);
                 for (int step = 0; step < 12 + maxDepth; step++)
                 {
                     log.Add(await model.StepAsync(maxDepth));

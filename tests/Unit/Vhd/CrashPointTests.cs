@@ -29,7 +29,7 @@ public sealed class CrashPointTests(Xunit.Abstractions.ITestOutputHelper output)
         }
 
         string counted = $"{counts.Sum()} crash points (resize {counts[..5].Sum()}, merge {counts[5] + counts[6]}, parent {counts[7]}, "
-            + $"repair {counts[8]}, snapshot {counts[9]}, hidden {counts[10]}, write {counts[11]}) in {watch.Elapsed.TotalSeconds:F0} s";
+            + $"repair {counts[8]}, snapshot {counts[9]}, hidden {counts[10]}, create {counts[11]}, write {counts[12]}) in {watch.Elapsed.TotalSeconds:F0} s";
         output.WriteLine(counted);
         await Console.Out.WriteLineAsync(counted);
         Assert.True(Array.TrueForAll(counts, static count => count > 0), counted);

@@ -1,4 +1,4 @@
-// One change of an image (resize, merge, another parent, repair, snapshot, hidden) that dies at each of its operations in turn. What is
+// One change of an image (create, resize, merge, another parent, repair, snapshot, hidden) that dies at each of its operations in turn. What is
 // found afterwards must open, check without an error, and read as before; and the change, done again, must finish.
 using Platform;
 using Support;
@@ -42,12 +42,13 @@ internal sealed class CrashScenario
             7 => ChangeParent(),
             8 => Repair(),
             9 => Snapshot(),
-            _ => Hide(),
+            10 => Hide(),
+            _ => Create(),
         };
         prepared.SyncAll();
     }
 
-    public const int Kinds = 11;
+    public const int Kinds = 12;
 
     public string Name { get; }
 
@@ -224,6 +225,25 @@ internal sealed class CrashScenario
     {
         MakeChain(isRaw: false);
         return (static disk => VhdImage.SetHidden(disk, Leaf, true), static disk => Assert.True(VhdImage.ReadInfo(disk, Leaf).IsHidden));
+    }
+
+    // Either there is no image, or one that opens: a second try makes none where one is.
+    private (Action<SimulatedDisk>, Action<SimulatedDisk>) Create()
+    {
+        MakeChain(isRaw: false);
+        long created = random.Next(1, 3 * SectorsPerBlock) * 512L;
+        return (
+            disk =>
+            {
+                if (!disk.Exists(Other))
+                    VhdImage.CreateDynamic(disk, Other, created, new VhdCreateOptions());
+            },
+            disk =>
+            {
+                VhdChain chain = VhdChain.Open(disk, Other, new VhdOpenOptions());
+                Assert.Equal(created, chain.LengthBytes);
+                chain.Abandon();
+            });
     }
 
     private void AddZero(long sector)
