@@ -54,7 +54,10 @@ internal static class Program
                 }
             }
 
-            if (verb is "all" or "mirror")
+            bool hasTapdisk = File.Exists(Path.Combine(Path.GetDirectoryName(program)!, "tap-ctl"));
+            if ((verb is "all" or "mirror") && !hasTapdisk)
+                await log.WriteLineAsync($"tap-ctl is not beside {program}: tapdisk and its mirror are not raced");
+            if ((verb is "all" or "mirror") && hasTapdisk)
             {
                 using TapdiskBench tapdisk = new(ground.Path, Path.GetDirectoryName(program)!, rounds, isSmall, log);
                 foreach (JsonNode measured in await tapdisk.RunAsync())

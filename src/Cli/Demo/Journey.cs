@@ -256,12 +256,15 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
     private static Task<SortedSet<string>> SeeAsync(Pool pool, CancellationToken cancellationToken) =>
         Leftovers.SeeAsync(pool.Name, pool.Folder, pool.Api, cancellationToken);
 
+    private static readonly string[] SocketWords = ["nbd", "nbd-old", "nbdserver", "nbdserver-new"];
+
     private static readonly string[] OwnWords = ["VDI", "VM", "volume", "datapath"];
 
-    /// <summary>The names that one tapdisk with one disk gives its sockets: ctl, nbd, and the minor that was taken for it.</summary>
+    /// <summary>The names that one tapdisk with one disk gives its sockets (ctl, the nbd ones), and the minor that was taken for it.</summary>
     private static bool IsOfTapdisk(string thing, string pid) =>
         thing.EndsWith("ctl" + pid, StringComparison.Ordinal)
-        || thing.Contains("nbd" + pid + ".", StringComparison.Ordinal)
+        || SocketWords.Any(word => thing.Contains(word + pid + ".", StringComparison.Ordinal))
+        || thing.EndsWith("nbdclient" + pid, StringComparison.Ordinal)
         || thing.Contains("tapdisk/tapdisk-", StringComparison.Ordinal);
 
     /// <summary>A clean shutdown: the guest writes back what it found, from its memory, so the caller's disk is as it was, byte for byte.</summary>

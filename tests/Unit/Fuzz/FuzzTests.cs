@@ -16,14 +16,16 @@ public class FuzzTests
         Assert.Null(await new Campaign(canary, seed: 2).TryAsync(canary.Seeds[0]));
     }
 
+    // From the same corpus: what is kept for it depends on where a parser threw, which is not the same before and after it is compiled anew.
     [Fact]
-    public async Task The_same_seed_makes_the_same_inputs()
+    public void The_same_seed_makes_the_same_inputs()
     {
         FuzzTarget canary = FuzzTargets.Find("canary")!;
-        CampaignResult first = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromMinutes(5), 5_000_000);
-        CampaignResult second = await new Campaign(canary, seed: 3).RunAsync(TimeSpan.FromMinutes(5), 5_000_000);
-        Assert.Equal(first.Executions, second.Executions);
-        Assert.Equal(first.Input, second.Input);
+        List<byte[]> corpus = [.. canary.Seeds];
+        Mutator first = new(canary, new Random(3)), second = new(canary, new Random(3)), other = new(canary, new Random(4));
+        List<string> inputs = [.. Enumerable.Range(0, 1000).Select(_ => Convert.ToHexString(first.From(corpus)))];
+        Assert.Equal(inputs, Enumerable.Range(0, 1000).Select(_ => Convert.ToHexString(second.From(corpus))));
+        Assert.NotEqual(inputs, Enumerable.Range(0, 1000).Select(_ => Convert.ToHexString(other.From(corpus))));
     }
 
     [Fact]

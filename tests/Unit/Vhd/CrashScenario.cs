@@ -243,7 +243,8 @@ internal sealed class CrashScenario
                 VhdChain chain = VhdChain.Open(disk, Other, new VhdOpenOptions());
                 Assert.Equal(created, chain.LengthBytes);
                 chain.Abandon();
-            });
+            }
+        );
     }
 
     private void AddZero(long sector)
