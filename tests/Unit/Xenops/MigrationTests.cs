@@ -119,8 +119,9 @@ public sealed class MigrationTests : IAsyncDisposable
         Task<PrecopyStats> precopy = a.Source.PrecopyAsync(Id, TargetOf(endpoint, Migration), TimeSpan.Zero, None);
         await UntilAsync(() => precopy.IsCompleted || a.Source.Progress(Id).Rounds > 0, "a round is sent");
         await a.Source.AbortStreamAsync(Id, None);
-        if (!precopy.IsCompletedSuccessfully)
-            Assert.Equal("Cancelled", (await Assert.ThrowsAsync<XenopsException>(() => precopy)).Tag);
+        // All thirty rounds may have gone while we looked.
+        if (await Record.ExceptionAsync(() => precopy) is { } ended)
+            Assert.Equal("Cancelled", Assert.IsType<XenopsException>(ended).Tag);
         Assert.Equal("Running", a.StateOf(Id));
         XenopsException load = await Assert.ThrowsAsync<XenopsException>(() => b.Destination.LoadedAsync(Migration, Patience, None));
         Assert.Contains("refused", load.Message);
