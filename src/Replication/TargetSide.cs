@@ -20,11 +20,11 @@ internal sealed class TargetSide : IAsyncDisposable
     private readonly Action<string> onLost;
     private readonly ITimer watchdog;
     private readonly Lock gate = new();
-    private readonly CancellationTokenSource lost = new();
+    private readonly CancellationTokenSource lost = new(); // Never disposed: whoever loses the target may still be cancelling it.
     private readonly CancellationTokenSource abandoned;
     private readonly List<TargetRequest> waiting = [];
     private readonly Stack<TargetRequest> spare = new();
-    private Task disposal = Task.CompletedTask;
+    private readonly TaskCompletionSource deviceGone = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private long sentBytes;
     private bool isLost;
 
@@ -95,7 +95,7 @@ internal sealed class TargetSide : IAsyncDisposable
         abandoned.CancelAfter(Grace);
         if (device is NbdClient client)
             client.Cut(); // Whoever is stuck in the middle of a message to it is free, and so is its memory.
-        disposal = DisposeDeviceAsync();
+        _ = DisposeDeviceAsync(); // It never throws; DisposeAsync waits for it.
         lost.Cancel();
     }
 
@@ -111,17 +111,15 @@ internal sealed class TargetSide : IAsyncDisposable
 
         watchdog.Dispose();
         if (isFirst)
-            disposal = DisposeDeviceAsync();
+            _ = DisposeDeviceAsync();
         try
         {
-            await disposal.WaitAsync(DisposeLimit, time);
+            await deviceGone.Task.WaitAsync(DisposeLimit, time);
         }
         catch (TimeoutException)
         {
             // It goes on alone; its failure is observed there.
         }
-
-        lost.Dispose();
     }
 
     /// <summary>It waits no longer.</summary>
@@ -199,6 +197,10 @@ internal sealed class TargetSide : IAsyncDisposable
         catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
         {
             // It is gone, which is what was wanted.
+        }
+        finally
+        {
+            deviceGone.SetResult();
         }
     }
 }
