@@ -29,10 +29,7 @@ internal sealed class ControlServer : IAsyncDisposable
         this.disks = disks;
         path = new TapControl(controlDirectory).ControlSocketPath(Environment.ProcessId);
         File.Delete(path); // A dead process had our id.
-        listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-        listener.Listen(MaximumConnections);
+        listener = SocketFile.Listen(path, MaximumConnections);
         accepting = AcceptAsync();
     }
 

@@ -13,95 +13,33 @@ internal sealed class DescriptorReceiver : IAsyncDisposable
     private static readonly TimeSpan ReadLimit = TimeSpan.FromSeconds(2);
 
     private readonly string path;
-    private readonly int maximum;
     private readonly Func<Socket, string, CancellationToken, Task> take;
-    private readonly Socket listener;
-    private readonly CancellationTokenSource stop = new();
-    private readonly Lock gate = new();
-    private readonly HashSet<Task> taken = [];
-    private readonly Task accepting;
+    private readonly SocketServer server;
 
     /// <param name="maximum">Senders and connections being served, together; who comes above it is turned away.</param>
     /// <param name="take">Owns the connection from now on; ends with the token.</param>
-    public DescriptorReceiver(string path, int maximum, Func<Socket, string, CancellationToken, Task> take)
+    /// <exception cref="IOException">The path cannot be had.</exception>
+    public DescriptorReceiver(string path, int maximum, Func<Socket, string, CancellationToken, Task> take, TimeProvider time)
     {
         this.path = path;
-        this.maximum = maximum;
         this.take = take;
         File.Delete(path); // A dead process had our id.
-        listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-        listener.Listen(maximum);
-        accepting = AcceptAsync();
+        server = new SocketServer(SocketFile.Listen(path, maximum), maximum, ReceiveAsync, time);
     }
 
-    public async ValueTask DisposeAsync()
-    {
-        await stop.CancelAsync();
-        await accepting;
-        listener.Dispose();
-        File.Delete(path);
-        Task[] rest;
-        lock (gate)
-            rest = [.. taken];
-        await Task.WhenAll(rest);
-        stop.Dispose();
-    }
+    public ValueTask DisposeAsync() => server.DisposeAsync();
 
-    private async Task AcceptAsync()
-    {
-        while (true)
-        {
-            try
-            {
-                Start(await listener.AcceptAsync(stop.Token));
-            }
-            catch (OperationCanceledException)
-            {
-                return;
-            }
-            catch (SocketException e)
-            {
-                Log.Write($"accept on {path} failed: {e.Message}");
-                await Task.Delay(20, CancellationToken.None);
-            }
-        }
-    }
-
-    private void Start(Socket sender)
-    {
-        lock (gate)
-        {
-            if (taken.Count >= maximum)
-            {
-                sender.Dispose();
-                return;
-            }
-
-            Task task = Task.Run(() => ReceiveAsync(sender));
-            taken.Add(task);
-            _ = task.ContinueWith(Forget, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
-        }
-    }
-
-    private void Forget(Task task)
-    {
-        lock (gate)
-            taken.Remove(task);
-    }
-
-    private async Task ReceiveAsync(Socket sender)
+    private async Task ReceiveAsync(Socket sender, CancellationToken cancellationToken)
     {
         try
         {
             (Socket Connection, string Label)? received;
             using (sender)
-                received = await MessageAsync(sender);
+                received = await MessageAsync(sender, cancellationToken);
             if (received is not { } message)
                 Log.Write($"a message on {path} carried no connection");
             else
-                await take(message.Connection, message.Label, stop.Token);
+                await take(message.Connection, message.Label, cancellationToken);
         }
         catch (Exception e) when (e is IOException or SocketException or OperationCanceledException or ArgumentException)
         {
@@ -109,9 +47,10 @@ internal sealed class DescriptorReceiver : IAsyncDisposable
         }
     }
 
-    private async Task<(Socket Connection, string Label)?> MessageAsync(Socket sender)
+    private async Task<(Socket Connection, string Label)?> MessageAsync(
+        Socket sender, CancellationToken cancellationToken)
     {
-        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(stop.Token);
+        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(ReadLimit);
         _ = await sender.ReceiveAsync(Memory<byte>.Empty, SocketFlags.None, limit.Token); // Until there is something.
         byte[] body = new byte[MaximumLabelBytes];

@@ -32,11 +32,6 @@ internal sealed class DiskSockets : IAsyncDisposable
                 names.PassingSocketPath(processId, minor, isNewStyle: false), options with { IsOldStyle = true }));
             return sockets;
         }
-        catch (SocketException e)
-        {
-            await sockets.DisposeAsync();
-            throw new IOException($"the sockets of minor {minor} cannot be made: {e.Message}", e);
-        }
         catch
         {
             await sockets.DisposeAsync();
@@ -51,7 +46,7 @@ internal sealed class DiskSockets : IAsyncDisposable
     }
 
     private static DescriptorReceiver Receiver(string path, NbdServerOptions options) =>
-        new(path, MaximumConnections, (connection, _, stop) => ServeAsync(connection, options, stop));
+        new(path, MaximumConnections, (connection, _, stop) => ServeAsync(connection, options, stop), options.Time);
 
     // The field's client cannot connect again by itself: after DISC it expects the next greeting on the same connection.
     private static async Task ServeAsync(Socket connection, NbdServerOptions options, CancellationToken stop)

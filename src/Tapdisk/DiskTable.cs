@@ -6,7 +6,7 @@ namespace Tapdisk;
 internal sealed class DiskTable(string controlDirectory, TimeProvider time) : IAsyncDisposable
 {
     private readonly Lock gate = new();
-    private readonly PassedConnections passed = new(controlDirectory);
+    private readonly PassedConnections passed = new(controlDirectory, time);
     private readonly SortedDictionary<int, Disk> disks = [];
     private readonly TaskCompletionSource lastDetached = new(TaskCreationOptions.RunContinuationsAsynchronously);
 

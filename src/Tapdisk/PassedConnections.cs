@@ -16,9 +16,9 @@ internal sealed class PassedConnections : IAsyncDisposable
     private readonly Dictionary<string, Socket> byLabel = [];
     private readonly DescriptorReceiver receiver;
 
-    public PassedConnections(string controlDirectory) =>
+    public PassedConnections(string controlDirectory, TimeProvider time) =>
         receiver = new DescriptorReceiver(
-            new TapControl(controlDirectory).NbdClientSocketPath(Environment.ProcessId), Maximum, KeepAsync);
+            new TapControl(controlDirectory).NbdClientSocketPath(Environment.ProcessId), Maximum, KeepAsync, time);
 
     /// <summary>Takes it out: a connection is used once.</summary>
     public Socket? Take(string label)

@@ -125,6 +125,8 @@ public sealed class MigrationTests : IDisposable
         string answer = await endpoint.HandleAsync(
             bearer, PeerProtocol.Request(how == "unknown verb" ? "fly" : "prepare", migration, PeerProtocol.Node(plan)), None);
         Assert.Equal("VM_MIGRATE_FAILED", (string?)JsonNode.Parse(answer)!["error"]!["code"]);
+        if (how == "expired")
+            Assert.Contains("expired", (string?)JsonNode.Parse(answer)!["error"]!["message"], StringComparison.Ordinal);
         Assert.Empty(world.AtDestination);
     }
 
