@@ -18,8 +18,6 @@ public sealed partial class SocketStream : PeerStream
     private const int DontWait = 0x40;
     private const int Again = 11;
     private const int Interrupted = 4;
-    private const int PollIn = 1;
-    private const int PollOut = 4;
     private const int SocketLevel = 1;
     private const int SendBufferForce = 32;
 
@@ -86,7 +84,7 @@ public sealed partial class SocketStream : PeerStream
                     return (int)received;
                 }
 
-                WaitAfterError(PollIn);
+                WaitAfterError(Posix.PollIn);
             }
         }
     }
@@ -155,7 +153,7 @@ public sealed partial class SocketStream : PeerStream
                     return (int)sent;
                 if (!mayWait && Marshal.GetLastPInvokeError() == Again)
                     return -1;
-                WaitAfterError(PollOut);
+                WaitAfterError(Posix.PollOut);
             }
         }
     }
@@ -170,19 +168,7 @@ public sealed partial class SocketStream : PeerStream
             case Again when hasLimit:
                 throw new IOException("the peer gave no sign in time", new SocketException((int)SocketError.TimedOut));
             case Again:
-                bool isHeld = false;
-                try
-                {
-                    socket.SafeHandle.DangerousAddRef(ref isHeld);
-                    Poll entry = new() { Descriptor = (int)socket.SafeHandle.DangerousGetHandle(), Events = events };
-                    _ = poll(ref entry, 1, -1);
-                }
-                finally
-                {
-                    if (isHeld)
-                        socket.SafeHandle.DangerousRelease();
-                }
-
+                Posix.WaitFor(socket.SafeHandle, events, -1);
                 return;
             default:
                 throw new IOException(Marshal.GetPInvokeErrorMessage(errno), new SocketException(errno));
@@ -212,9 +198,6 @@ public sealed partial class SocketStream : PeerStream
     [LibraryImport("libc", SetLastError = true)]
     private static partial int setsockopt(SafeHandle socket, int level, int option, ref int value, int length);
 
-    [LibraryImport("libc", SetLastError = true)]
-    private static partial int poll(ref Poll entry, nuint count, int timeout);
-
     private unsafe struct Piece
     {
         public byte* Start;
@@ -230,12 +213,5 @@ public sealed partial class SocketStream : PeerStream
         public void* Control;
         public nuint ControlLength;
         public int Flags;
-    }
-
-    private struct Poll
-    {
-        public int Descriptor;
-        public short Events;
-        public short Returned;
     }
 }

@@ -155,7 +155,8 @@ internal sealed record VhdFooter
             throw new VhdException(
                 VhdError.Unsupported,
                 path,
-                "the image is disabled (footer cookie 'v_poison'): a resize was interrupted; revert its journal first");
+                "the image is disabled (footer cookie 'v_poison'): a copy into it was interrupted (remove it and copy anew) or a resize of the "
+                + "field's tools (revert its journal)");
         reason = "no footer cookie 'conectix'";
         if (cookie != Cookie)
             return null;

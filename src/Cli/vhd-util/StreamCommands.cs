@@ -26,6 +26,8 @@ internal static class StreamCommands
                 return Task.FromResult(2);
             }
 
+            // It may be waiting for a reader, and leaves nothing: a stream without its last footer is no image.
+            using CancellationTokenRegistration onStop = cancellationToken.Register(static () => Environment.Exit(1));
             using TransferLine progress = new();
             using SafeFileHandle output = new(1, ownsHandle: false);
             StreamExport.Run(result.GetRequiredValue(disk), result.GetValue(below), output, progress.Progress, cancellationToken);
@@ -49,7 +51,7 @@ internal static class StreamCommands
         command.SetAction((result, cancellationToken) =>
         {
             using TransferLine progress = new();
-            using Stream input = Console.OpenStandardInput();
+            using WaitingInput input = new(cancellationToken);
             StreamImport.Run(
                 input,
                 result.GetRequiredValue(disk),

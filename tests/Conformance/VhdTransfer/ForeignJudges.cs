@@ -32,6 +32,31 @@ public sealed class ForeignJudges : IDisposable
         Assert.Equal("[]\n", (await SaysAsync(0, "diff", other, raw, "--raw-b", "--json")).StandardOutput);
     }
 
+    [SkippableTheory]
+    [InlineData("INT")]
+    [InlineData("TERM")]
+    public async Task An_import_that_is_stopped_while_it_waits_for_its_sender_leaves_nothing(string signal)
+    {
+        string disk = await DiskAsync(5), folder = directory.File("stopped");
+        Directory.CreateDirectory(folder);
+        // The sender keeps the pipe open after half an image; a shell's background command ignores SIGINT, so Python starts it.
+        string script = $$"""
+            import subprocess, signal, time, os
+            half = open('{{disk}}', 'rb').read()[:3000000]
+            p = subprocess.Popen(['{{Program}}', 'import', '{{folder}}/in.vhd'], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+            p.stdin.write(half); p.stdin.flush()
+            while not os.listdir('{{folder}}'): time.sleep(0.01)
+            p.send_signal(signal.SIG{{signal}})
+            print(p.wait(20), p.stderr.read().decode(), os.listdir('{{folder}}'))
+            """;
+        Skip.IfNot(Tool.Exists("python3"), Tool.Missing("python3"));
+        ChildResult result = await Tool.RunAsync("python3", "-c", script);
+        Assert.True(result.ExitCode == 0, result.StandardError);
+        Assert.StartsWith("1 vhd-util: stopped", result.StandardOutput, StringComparison.Ordinal);
+        Assert.EndsWith("[]\n", result.StandardOutput, StringComparison.Ordinal);
+    }
+
     [SkippableFact]
     public async Task A_pushed_disk_replaces_what_the_server_held_and_has_the_same_digest()
     {
