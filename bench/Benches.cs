@@ -34,7 +34,7 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
         long size = workloads.Scale(8L << 30);
         string raw = At("w1.raw"), uri = $"'nbd+unix:///?socket={socket}'";
         Child.Run($"{vhdUtil} convert -O raw --no-sync {w1} {raw}");
-        Child.Run($"nbdkit -U {socket} -P {pid} memory {size} && sleep 0.2");
+        Child.Run($"nbdkit -U {socket} -P {pid} memory {size} && {Child.Until($"test -s {pid} -a -S {socket}")}");
         List<Contender> contenders =
         [
             new("push, zero scan and digest", $"{vhdUtil} copy {w1} {uri} --target-is-zero"),

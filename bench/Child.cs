@@ -40,6 +40,9 @@ internal static partial class Child
             BitConverter.ToInt64(usage, offset) + BitConverter.ToInt64(usage, offset + 8) / 1e6;
     }
 
+    /// <summary>A command that waits for another to be true, ten seconds at the most: a daemon is not there yet when its parent returns.</summary>
+    public static string Until(string condition) => $"timeout 10 sh -c \"until {condition}; do sleep 0.02; done\"";
+
     /// <summary>Whether a program is there to be run.</summary>
     public static bool Exists(string program) =>
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(folder => File.Exists(Path.Combine(folder, program)));

@@ -93,7 +93,8 @@ internal sealed class Tapdisks : IDisposable
         if (Child.Exists("nbdkit"))
         {
             string socket = Path.Combine(folder, "kit.sock"), pid = Path.Combine(folder, "kit.pid"), raw = Path.Combine(folder, "kit.raw");
-            Child.Run($"truncate -s {DiskBytes} '{raw}' && dd if='{image}' of='{raw}' bs=1M conv=notrunc 2>/dev/null && nbdkit -U '{socket}' -P '{pid}' file '{raw}' && sleep 0.3");
+            Child.Run($"truncate -s {DiskBytes} '{raw}' && dd if='{image}' of='{raw}' bs=1M conv=notrunc 2>/dev/null && nbdkit -U '{socket}' -P '{pid}' file '{raw}' "
+                + $"&& {Child.Until($"test -s '{pid}' -a -S '{socket}'")}");
             yield return Peer("nbdkit file, raw", $"nbd+unix:///?socket={socket}", pid);
         }
     }

@@ -1,4 +1,5 @@
 // Our copies, streams and pushes judged by qemu-img and received by nbdkit, through the built command.
+using Conformance.NbdTests;
 using Platform;
 using Support;
 using Vhd;
@@ -62,47 +63,35 @@ public sealed class ForeignJudges : IDisposable
     {
         Skip.IfNot(Tool.Exists("nbdkit"), Tool.Missing("nbdkit"));
         Skip.IfNot(Tool.Exists("qemu-img"), Tool.Missing("qemu-img"));
-        string disk = await DiskAsync(3), socket = directory.File("nbd.sock"), pid = directory.File("nbd.pid");
-        ChildResult started = await Tool.RunAsync("nbdkit", "-U", socket, "-P", pid, "memory", $"{SizeBytes}");
-        Assert.Equal((0, ""), (started.ExitCode, started.StandardError));
-        try
+        string disk = await DiskAsync(3), socket = directory.File("nbd.sock");
+        await using NbdServerProcess server =
+            await NbdServerProcess.StartAsync("nbdkit", socket, "-f", "-U", socket, "memory", $"{SizeBytes}");
+        string uri = $"nbd+unix:///?socket={socket}";
+        foreach (string[] flags in new string[][] { [], ["--no-digest"], ["--no-digest", "--no-zero-scan", "--threads", "1"] })
         {
-            string uri = $"nbd+unix:///?socket={socket}";
-            foreach (string[] flags in new string[][] { [], ["--no-digest"], ["--no-digest", "--no-zero-scan", "--threads", "1"] })
-            {
-                await SaysAsync(0, "copy", await DiskAsync(4), uri);
-                ChildResult pushed = await SaysAsync(0, ["copy", disk, uri, "--json", .. flags]);
-                await EqualToQemuAsync(disk, "raw", uri);
-                if (flags.Length == 0)
-                    Assert.Contains(await DigestAsync(disk), pushed.StandardOutput, StringComparison.Ordinal);
-            }
+            await SaysAsync(0, "copy", await DiskAsync(4), uri);
+            ChildResult pushed = await SaysAsync(0, ["copy", disk, uri, "--json", .. flags]);
+            await EqualToQemuAsync(disk, "raw", uri);
+            if (flags.Length == 0)
+                Assert.Contains(await DigestAsync(disk), pushed.StandardOutput, StringComparison.Ordinal);
+        }
 
-            string larger = directory.File("larger.vhd");
-            VhdImage.CreateDynamic(larger, SizeBytes + 512);
-            Assert.Contains("nothing was sent", (await SaysAsync(1, "copy", larger, uri)).StandardError, StringComparison.Ordinal);
-        }
-        finally
-        {
-            Posix.TryKill(int.Parse(await File.ReadAllTextAsync(pid), System.Globalization.CultureInfo.InvariantCulture), 15);
-        }
+        string larger = directory.File("larger.vhd");
+        VhdImage.CreateDynamic(larger, SizeBytes + 512);
+        Assert.Contains("nothing was sent", (await SaysAsync(1, "copy", larger, uri)).StandardError, StringComparison.Ordinal);
     }
 
     [SkippableFact]
     public async Task A_server_that_fails_a_write_fails_the_push_with_its_reason()
     {
         Skip.IfNot(Tool.Exists("nbdkit"), Tool.Missing("nbdkit"));
-        string disk = await DiskAsync(5), socket = directory.File("nbd.sock"), pid = directory.File("nbd.pid");
-        string[] server = ["-U", socket, "-P", pid, "--filter=error", "memory", $"{SizeBytes}", "error=ENOSPC", "error-pwrite-rate=100%"];
-        await Tool.RunAsync("nbdkit", server);
-        try
-        {
-            ChildResult failed = await SaysAsync(1, "copy", disk, $"nbd+unix:///?socket={socket}");
-            Assert.Contains("ENOSPC", failed.StandardError, StringComparison.Ordinal);
-        }
-        finally
-        {
-            Posix.TryKill(int.Parse(await File.ReadAllTextAsync(pid), System.Globalization.CultureInfo.InvariantCulture), 15);
-        }
+        string disk = await DiskAsync(5), socket = directory.File("nbd.sock");
+        await using NbdServerProcess server = await NbdServerProcess.StartAsync(
+            "nbdkit",
+            socket,
+            "-f", "-U", socket, "--filter=error", "memory", $"{SizeBytes}", "error=ENOSPC", "error-pwrite-rate=100%");
+        ChildResult failed = await SaysAsync(1, "copy", disk, $"nbd+unix:///?socket={socket}");
+        Assert.Contains("ENOSPC", failed.StandardError, StringComparison.Ordinal);
     }
 
     [Fact]
