@@ -49,6 +49,64 @@ public interface IStorageBackend
     Task VdiDeactivateAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken);
 
     Task VdiDetachAsync(string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken);
+
+    // What a driver may lack. The call's wire name in Unimplemented is what a client sees as the reason.
+
+    /// <summary>Looks for SRs that these settings reach; about no SR in particular.</summary>
+    Task<ProbeResult> SrProbeAsync(
+        string dbg, IReadOnlyDictionary<string, string> deviceConfig, IReadOnlyDictionary<string, string> smConfig,
+        CancellationToken cancellationToken) =>
+        Task.FromException<ProbeResult>(StorageException.Unimplemented("SR.probe"));
+
+    Task SrSetNameLabelAsync(string dbg, SrId sr, string nameLabel, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("SR.set_name_label"));
+
+    Task SrSetNameDescriptionAsync(string dbg, SrId sr, string nameDescription, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("SR.set_name_description"));
+
+    Task VdiSetNameLabelAsync(string dbg, SrId sr, VdiId vdi, string nameLabel, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.set_name_label"));
+
+    Task VdiSetNameDescriptionAsync(string dbg, SrId sr, VdiId vdi, string nameDescription, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.set_name_description"));
+
+    /// <summary>Makes a disk that exists already known under <paramref name="uuid"/>.</summary>
+    Task<VdiInfo> VdiIntroduceAsync(
+        string dbg, SrId sr, string uuid, IReadOnlyDictionary<string, string> smConfig, VdiId location, CancellationToken cancellationToken) =>
+        Task.FromException<VdiInfo>(StorageException.Unimplemented("VDI.introduce"));
+
+    /// <param name="persistent">False: the disk's content is thrown away and it starts afresh from its parent.</param>
+    Task VdiSetPersistentAsync(string dbg, SrId sr, VdiId vdi, bool persistent, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.set_persistent"));
+
+    /// <summary>A VM is about to boot from the disk.</summary>
+    Task VdiEpochBeginAsync(string dbg, SrId sr, VdiId vdi, string vm, bool persistent, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.epoch_begin"));
+
+    Task VdiEpochEndAsync(string dbg, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.epoch_end"));
+
+    /// <summary>Lays the child's content over the parent's, under the child's name.</summary>
+    Task VdiComposeAsync(string dbg, SrId sr, VdiId parent, VdiId child, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.compose"));
+
+    /// <param name="snapshot">Its <c>SnapshotOf</c> is the disk that gets this content again.</param>
+    Task VdiRevertAsync(string dbg, SrId sr, VdiInfo snapshot, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.revert"));
+
+    Task VdiEnableCbtAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.enable_cbt"));
+
+    Task VdiDisableCbtAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.disable_cbt"));
+
+    /// <summary>Drops a snapshot's content and keeps what is known about its changed blocks.</summary>
+    Task VdiDataDestroyAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.data_destroy"));
+
+    /// <returns>A bitmap of 64 KiB blocks, first block in the highest bit, in base64.</returns>
+    Task<string> VdiListChangedBlocksAsync(string dbg, SrId sr, VdiId from, VdiId to, CancellationToken cancellationToken) =>
+        Task.FromException<string>(StorageException.Unimplemented("VDI.list_changed_blocks"));
 }
 
 /// <summary>

@@ -56,6 +56,19 @@ public sealed record SrInfo(string Uuid, string NameLabel, string NameDescriptio
 
 public sealed record SrScan(IReadOnlyList<VdiInfo> Vdis, SrInfo Info);
 
+/// <summary>The answer of SR.probe: text that SMAPIv1 drivers lay out as they like, or a list.</summary>
+public abstract record ProbeResult;
+
+/// <param name="Xml">An XML document, for a person or a client that knows the driver.</param>
+public sealed record RawProbe(string Xml) : ProbeResult;
+
+public sealed record ProbeList(IReadOnlyList<ProbedSr> Found) : ProbeResult;
+
+/// <param name="Complete">The configuration is enough to attach or create an SR with.</param>
+/// <param name="Sr">Null when there is no SR there yet.</param>
+public sealed record ProbedSr(
+    IReadOnlyDictionary<string, string> Configuration, bool Complete, SrInfo? Sr, IReadOnlyDictionary<string, string> ExtraInfo);
+
 /// <summary>What <c>Query.query</c> tells of a driver or plugin. Features are names, without versions.</summary>
 public sealed record QueryResult(
     string Driver,
