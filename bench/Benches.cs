@@ -1,9 +1,13 @@
 // What is raced against what, a method for each verb of ./dev bench. Peers get their best flags; truncating is held against truncating, in
 // place against in place. None of the peers syncs unless it is asked to, so here ours does not either (--no-sync); on tmpfs it makes no
 // difference.
+using System.Diagnostics;
+using System.Globalization;
+using Vhd;
+
 namespace Bench;
 
-internal sealed class Benches(Workloads workloads, string folder, string vhdUtil) : IDisposable
+internal sealed class Benches(Workloads workloads, string folder, string vhdUtil, TextWriter log) : IDisposable
 {
     private readonly List<string> cleanups = [];
     private readonly string targets = Directory.CreateDirectory(Path.Combine(folder, "targets")).FullName;
@@ -54,6 +58,19 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
         yield return race;
     }
 
+    public async IAsyncEnumerable<Race> TlsAsync()
+    {
+        string w1 = await workloads.W1Async();
+        await using TlsPush servers = new(workloads.Scale(8L << 30));
+        string push = $"{vhdUtil} copy {w1} {servers.Arguments} --target-is-zero --no-digest --no-zero-scan";
+        Child.Run(push);
+        long mebibytes = servers.WrittenBytes >> 20;
+        yield return new Race(
+            $"push W1 over TLS ({mebibytes} MiB), its server in this process",
+            [new("push", push), new("bare SslStream", $"{Environment.ProcessPath} {Environment.GetCommandLineArgs()[0]} send {servers.BarePort} {mebibytes} {servers.Fingerprint}")],
+            [new("push", "bare SslStream", 1 / 0.9)]);
+    }
+
     public async IAsyncEnumerable<Race> VerifyAsync()
     {
         string w1 = await workloads.W1Async(), other = At("w1-copy.vhd");
@@ -88,6 +105,9 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
     public async IAsyncEnumerable<Race> MetaAsync()
     {
         string w5 = await workloads.W5Async();
+        double first = await PlanAsync(w5), warm = await PlanAsync(w5);
+        log.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"\nW5, opened and planned in this process: {first:f1} ms the first time, {warm:f1} ms warm (goal 10)"));
         List<Contender> contenders =
         [
             new("query (open, table, check)", $"{vhdUtil} query -n {w5} -v -a >/dev/null"),
@@ -107,8 +127,56 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
         string fresh = $"cp {chain[0]} {parent} && cp {chain[1]} {child} && {vhdUtil} modify -n {child} -p {parent}";
         Child.Run(fresh);
         List<Contender> contenders = [new("coalesce", $"{vhdUtil} coalesce -n {child} >/dev/null", fresh)];
+        List<Goal> goals = [];
+        if (Child.Exists("qemu-img") && Child.Exists("qemu-io"))
+        {
+            // The same pages as the child holds, in a qcow2 with subclusters of their size: the least that this peer can move.
+            string raw = At("merge-c0.raw"), overlay = At("merge-c1.qcow2"), kept = At("c1.qcow2"), script = At("c1.script");
+            Child.Run($"{vhdUtil} convert -O raw --no-sync {chain[0]} {raw}");
+            Child.Run($"qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k -b {raw} -F raw {kept}");
+            File.WriteAllLines(script, workloads.PagesOfFirstChild().Select(static page => $"write -P {1 + page % 250} {(long)page * 4096} 4096"));
+            Child.Run($"qemu-io -f qcow2 --cache=writeback {kept} < {script} >/dev/null");
+            contenders.Add(new Contender("qemu-img commit", $"qemu-img commit -q -f qcow2 {overlay}", $"cp {kept} {overlay}"));
+            goals.Add(new Goal("coalesce", "qemu-img commit", 0.30));
+        }
+
         contenders.Add(new Contender("dd of the child", $"dd if={chain[1]} of={At("c1-dd.vhd")} bs=1M conv=notrunc 2>/dev/null"));
-        yield return new Race("coalesce c1 (5 % of 2 GiB in 4 KiB writes) into c0; no peer is installed", contenders, []);
+        yield return new Race(
+            "coalesce c1 (5 % of 2 GiB in 4 KiB writes) into c0", contenders, goals, new Payload("coalesce", workloads.ChainPayloadMiB, 1.05));
+    }
+
+    /// <summary>Several disks at once: the time of four is held against twice that of two.</summary>
+    public async IAsyncEnumerable<Race> ManyAsync()
+    {
+        string source = await workloads.W4Async();
+        for (int disk = 0; disk < 4; disk++)
+            Child.Run($"{vhdUtil} copy --no-sync {source} {At($"many-{disk}.vhd")}");
+        yield return new Race(
+            "copies in place at once, 2 GiB each",
+            [
+                new("2 disks", AtOnce(2)),
+                new("4 disks", AtOnce(4)),
+            ],
+            [new("4 disks", "2 disks", 2 / 0.9)]);
+
+        string AtOnce(int count) => string.Join(" ", Enumerable.Range(0, count).Select(disk =>
+            $"{vhdUtil} copy --no-sync {source} {At($"many-{disk}.vhd")} --in-place &")) + " wait";
+    }
+
+    /// <summary>On the disk under the temporary folder, past the page cache.</summary>
+    public async IAsyncEnumerable<Race> DirectAsync()
+    {
+        string onDisk = Directory.CreateTempSubdirectory("storage-bench-disk-").FullName;
+        cleanups.Add($"rm -rf '{onDisk}'");
+        string source = Path.Combine(onDisk, "w4.vhd"), ours = Path.Combine(onDisk, "ours.vhd"), peer = Path.Combine(onDisk, "qemu.vhd");
+        File.Copy(await workloads.W4Async(), source);
+        Child.Run("sync");
+        List<Contender> contenders = [new("copy --direct", $"{vhdUtil} copy --direct {source} {ours}", $"rm -f {ours}")];
+        Add(contenders, "qemu-img", "qemu-img -t none -W -m 16", $"{Qemu} -t none -T none -W -m 16 -O vpc {source} {peer}");
+        yield return new Race(
+            "copy W4 past the page cache, on the disk of the temporary folder",
+            contenders,
+            [new("copy --direct", "qemu-img -t none -W -m 16", 0.95), new("copy --direct", "qemu-img -t none -W -m 16", 0.55, IsCpu: true)]);
     }
 
     /// <summary>Between races: servers end and targets go; workloads stay.</summary>
@@ -149,7 +217,7 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
             goals = [new("in place", "qemu-img -n in place", 0.35)];
         if (floorLimit is { } limit)
             goals.Add(new Goal("in place", "dd in place (floor)", limit));
-        return new Race(title, contenders, goals);
+        return new Race(title, contenders, goals, name == "w2" ? new Payload("new file", workloads.W2PayloadMiB, 1.02) : null);
     }
 
     private Race RawRace(string w1)
@@ -173,7 +241,18 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
                     $"test -e {ours} || {vhdUtil} copy --layer {w3} {ours}"),
                 new("dd of the file in place", $"dd if={w3} of={floor} bs=1M conv=notrunc 2>/dev/null"),
             ],
-            [new("layer, in place", "dd of the file in place", 0.12)]);
+            [new("layer, in place", "dd of the file in place", 0.12)],
+            new Payload("layer, in place", workloads.W3PayloadMiB, 1.02));
+    }
+
+    /// <returns>Milliseconds to open an image and to walk over everything it has.</returns>
+    private static async Task<double> PlanAsync(string image)
+    {
+        Stopwatch watch = Stopwatch.StartNew();
+        await using VhdChain chain = VhdChain.Open(image, new VhdOpenOptions { IsReadOnly = true });
+        for (long at = 0; at < chain.LengthBytes;)
+            at = (await chain.ExtentsAsync(at, chain.LengthBytes - at, CancellationToken.None))[^1].EndBytes;
+        return watch.Elapsed.TotalMilliseconds;
     }
 
     private string At(string name) => Path.Combine(targets, name);

@@ -7,7 +7,7 @@ namespace Bench;
 internal static class Program
 {
     private const string Usage = """
-        usage: bench copy|nbd|coalesce|verify|export|meta|mirror|all [--json] [--rounds N] [--small] [--dir FOLDER] [--bin FOLDER]
+        usage: bench copy|many|direct|nbd|tls|coalesce|verify|export|meta|mirror|all [--json] [--rounds N] [--small] [--dir FOLDER] [--bin FOLDER]
           --rounds N   rounds that count (default 5); one more comes first and is dropped
           --small      a sixty-fourth of the workload: does it run at all
           --dir        a folder to work in, instead of a private tmpfs (root) or the temporary folder
@@ -19,13 +19,23 @@ internal static class Program
         Dictionary<string, Func<Benches, IAsyncEnumerable<Race>>> verbs = new()
         {
             ["copy"] = static benches => benches.CopyAsync(),
+            ["many"] = static benches => benches.ManyAsync(),
+            ["direct"] = static benches => benches.DirectAsync(),
             ["nbd"] = static benches => benches.NbdAsync(),
+            ["tls"] = static benches => benches.TlsAsync(),
             ["coalesce"] = static benches => benches.CoalesceAsync(),
             ["verify"] = static benches => benches.VerifyAsync(),
             ["export"] = static benches => benches.ExportAsync(),
             ["meta"] = static benches => benches.MetaAsync(),
         };
         string verb = arguments.FirstOrDefault() ?? "";
+        if (verb == "send" && arguments.Length == 4)
+        {
+            // The bare client of the TLS race, which this program starts.
+            TlsPush.Send(int.Parse(arguments[1], CultureInfo.InvariantCulture), long.Parse(arguments[2], CultureInfo.InvariantCulture), arguments[3]);
+            return 0;
+        }
+
         string program = Path.GetFullPath(Path.Combine(After("--bin") ?? "out", "vhd-util"));
         bool isNumber = int.TryParse(After("--rounds") ?? "5", CultureInfo.InvariantCulture, out int rounds);
         if ((verb is not ("all" or "mirror") && !verbs.ContainsKey(verb)) || !isNumber || rounds < 1)
@@ -41,7 +51,7 @@ internal static class Program
         {
             using Ground ground = new(After("--dir"));
             Workloads workloads = new(ground.Path, isSmall);
-            using Benches benches = new(workloads, ground.Path, program);
+            using Benches benches = new(workloads, ground.Path, program, log);
             await log.WriteLineAsync($"{DateTime.UtcNow:yyyy-MM-dd HH:mm} UTC, {Machine()}, {ground.Kind}, {rounds} rounds");
             JsonArray results = [];
             foreach (string each in verb switch { "all" => verbs.Keys.ToArray(), "mirror" => [], _ => [verb] })
@@ -59,7 +69,7 @@ internal static class Program
                 await log.WriteLineAsync($"tap-ctl is not beside {program}: tapdisk and its mirror are not raced");
             if ((verb is "all" or "mirror") && hasTapdisk)
             {
-                using TapdiskBench tapdisk = new(ground.Path, Path.GetDirectoryName(program)!, rounds, isSmall, log);
+                using TapdiskBench tapdisk = new(workloads, ground.Path, Path.GetDirectoryName(program)!, rounds, isSmall, log);
                 foreach (JsonNode measured in await tapdisk.RunAsync())
                     results.Add(measured);
             }

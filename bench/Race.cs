@@ -11,7 +11,10 @@ internal sealed record Contender(string Name, string Command, string? Prepare = 
 /// <summary>Ours over another's, not more than a limit.</summary>
 internal sealed record Goal(string Ours, string Peer, double Limit, bool IsByMinima = false, bool IsCpu = false);
 
-internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IReadOnlyList<Goal> goals)
+/// <summary>What ours may write: a factor of the bytes that had to be written.</summary>
+internal sealed record Payload(string Ours, double NeededMiB, double Limit);
+
+internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IReadOnlyList<Goal> goals, Payload? payload = null)
 {
     private readonly Dictionary<string, List<Cost>> costs = contenders.ToDictionary(static c => c.Name, static _ => new List<Cost>());
 
@@ -31,16 +34,21 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
         }
 
         log.WriteLine($"\n{title}");
-        log.WriteLine($"  {"",-30}{"median s",10}{"min",10}{"max",10}{"CPU s",8}{"MiB",6}");
+        log.WriteLine($"  {"",-30}{"median s",10}{"min",10}{"max",10}{"CPU s",8}{"MiB",6}{"written",9}");
         foreach ((string name, List<Cost> list) in costs)
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
                 $"  {name,-30}{Median(list, Wall),10:f3}{list.Min(Wall),10:f3}{list.Max(Wall),10:f3}"
-                + $"{Median(list, Cpu),8:f2}{Memory(list),6:f0}"));
+                + $"{Median(list, Cpu),8:f2}{Memory(list),6:f0}{Median(list, Written),9:f1}"));
         foreach (Goal goal in isJudged ? Judged : [])
             log.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
                 $"  {Verdict(goal)} {Ratio(goal):f2} of {goal.Peer}{How(goal)}, goal {goal.Limit:f2}: {goal.Ours}"));
+        if (payload is not null)
+            log.WriteLine(string.Create(
+                CultureInfo.InvariantCulture,
+                $"  {(WrittenRatio(payload) <= payload.Limit ? "pass" : "MISS")} {WrittenRatio(payload):f3} of the {payload.NeededMiB:f1} MiB that must be "
+                + $"written, goal {payload.Limit:f2}: {payload.Ours}"));
     }
 
     public JsonObject ToJson()
@@ -52,6 +60,7 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
                 ["wall"] = new JsonArray([.. list.Select(static c => (JsonNode)c.WallSeconds)]),
                 ["cpu"] = new JsonArray([.. list.Select(static c => (JsonNode)c.CpuSeconds)]),
                 ["memory_mib"] = Memory(list),
+                ["written_mib"] = Median(list, Written),
             };
         JsonArray judged = [];
         foreach (Goal goal in Judged)
@@ -86,6 +95,10 @@ internal sealed class Race(string title, IReadOnlyList<Contender> contenders, IR
     private static string How(Goal goal) => goal.IsByMinima ? " by minima" : goal.IsCpu ? " by CPU" : "";
 
     private static double Wall(Cost cost) => cost.WallSeconds;
+
+    private static double Written(Cost cost) => cost.WrittenMiB;
+
+    private double WrittenRatio(Payload what) => Median(costs[what.Ours], Written) / what.NeededMiB;
 
     private static double Cpu(Cost cost) => cost.CpuSeconds;
 

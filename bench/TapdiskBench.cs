@@ -5,7 +5,7 @@ using System.Text.Json.Nodes;
 
 namespace Bench;
 
-internal sealed class TapdiskBench(string folder, string bin, int rounds, bool isSmall, TextWriter log) : IDisposable
+internal sealed class TapdiskBench(Workloads workloads, string folder, string bin, int rounds, bool isSmall, TextWriter log) : IDisposable
 {
     private static readonly Load[] Loads =
     [
@@ -40,6 +40,8 @@ internal sealed class TapdiskBench(string folder, string bin, int rounds, bool i
         log.WriteLine($"  peak memory: tapdisk {Tapdisks.PeakMiB(source.ProcessId):f1} MiB, mirrored {Tapdisks.PeakMiB(mirrored.ProcessId):f1}, its target "
             + $"{Tapdisks.PeakMiB(target.ProcessId):f1}");
         results.Add(await new TargetFaults(tapdisks, log).RunAsync(mirrored, target, isSmall));
+        tapdisks.Stop(source);
+        results.Add(await new Depths(tapdisks, workloads, rounds, log).RunAsync(isSmall));
         return results;
     }
 

@@ -19,6 +19,15 @@ internal sealed class Workloads(string folder, bool isSmall)
     /// <summary>The same, half of the blocks with data in a twentieth of their pages, half of those with exact bitmaps.</summary>
     public Task<string> W2Async() => DynamicAsync("w2.vhd", Scale(8L << 30), 0.25, seed: 2, isSparse: true);
 
+    /// <summary>The pages of W2 that are not zero.</summary>
+    public double W2PayloadMiB => Math.Round(Scale(8L << 30) / BlockBytes * 0.25) / 2 * (PagesPerBlock + PagesPerBlock / 20 + 1) * PageBytes / (1 << 20);
+
+    /// <summary>The pages that W3's child holds.</summary>
+    public double W3PayloadMiB => (int)(Scale(8L << 30) / PageBytes * 0.02) * (double)PageBytes / (1 << 20);
+
+    /// <summary>The pages that the first child of the chain holds.</summary>
+    public double ChainPayloadMiB => (int)(Scale(2L << 30) / PageBytes * 0.05) * (double)PageBytes / (1 << 20);
+
     /// <summary>2 GiB, fully allocated in order.</summary>
     public Task<string> W4Async() => DynamicAsync("w4.vhd", Scale(2L << 30), 1, seed: 4, isSparse: false);
 
@@ -37,6 +46,9 @@ internal sealed class Workloads(string folder, bool isSmall)
             chain.Add(await ChildAsync($"c{chain.Count}.vhd", chain[^1], chain.Count == 1 ? 0.05 : 0.005, hot: 0.25, 100 + chain.Count));
         return chain;
     }
+
+    /// <summary>The pages that the first child of the chain holds.</summary>
+    public IEnumerable<int> PagesOfFirstChild() => Pages(Scale(2L << 30), 0.05, 0.25, new Random(101));
 
     private async Task<string> DynamicAsync(string name, long sizeBytes, double allocated, int seed, bool isSparse)
     {
@@ -64,7 +76,8 @@ internal sealed class Workloads(string folder, bool isSmall)
         return path;
     }
 
-    private async Task<string> ChildAsync(string name, string parent, double writes, double hot, int seed)
+    /// <summary>A child with so much of the disk written in pages, over the hot blocks.</summary>
+    public async Task<string> ChildAsync(string name, string parent, double writes, double hot, int seed)
     {
         string path = Path.Combine(folder, name);
         if (File.Exists(path))
@@ -73,18 +86,24 @@ internal sealed class Workloads(string folder, bool isSmall)
         Random random = new(seed);
         byte[] page = new byte[PageBytes];
         await using VhdChain chain = VhdChain.Open(path, new VhdOpenOptions());
-        int[] blocks = [.. Enumerable.Range(0, (int)(chain.LengthBytes / BlockBytes))];
-        random.Shuffle(blocks);
-        IEnumerable<int> touched = blocks.Take(Math.Max(1, (int)(blocks.Length * hot)));
-        int[] pages = [.. touched.SelectMany(static block => Enumerable.Range(block * PagesPerBlock, PagesPerBlock))];
-        random.Shuffle(pages);
-        foreach (int number in pages.Take((int)(chain.LengthBytes / PageBytes * writes)))
+        foreach (int number in Pages(chain.LengthBytes, writes, hot, random))
         {
             random.NextBytes(page);
             await chain.WriteAsync((long)number * PageBytes, page, WriteFlags.None, CancellationToken.None);
         }
 
         return path;
+    }
+
+    /// <summary>What a child holds: so much of the disk, spread over the hot blocks.</summary>
+    private static IEnumerable<int> Pages(long sizeBytes, double writes, double hot, Random random)
+    {
+        int[] blocks = [.. Enumerable.Range(0, (int)(sizeBytes / BlockBytes))];
+        random.Shuffle(blocks);
+        IEnumerable<int> touched = blocks.Take(Math.Max(1, (int)(blocks.Length * hot)));
+        int[] pages = [.. touched.SelectMany(static block => Enumerable.Range(block * PagesPerBlock, PagesPerBlock))];
+        random.Shuffle(pages);
+        return pages.Take((int)(sizeBytes / PageBytes * writes));
     }
 
     private static ValueTask WriteAsync(VhdChain chain, long offsetBytes, Random random, byte[] data)

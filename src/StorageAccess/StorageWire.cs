@@ -207,12 +207,22 @@ internal static class StorageWire
         _ => throw new RpcFormatException("an array was expected"),
     };
 
-    public static string TextOf(JsonNode? node) => node switch
+    public static string TextOf(JsonNode? node)
     {
-        JsonValue value => value.ToString(),
-        null => "",
-        _ => throw new RpcFormatException("a string was expected"),
-    };
+        try
+        {
+            return node switch
+            {
+                JsonValue value => value.ToString(),
+                null => "",
+                _ => throw new RpcFormatException("a string was expected"),
+            };
+        }
+        catch (InvalidOperationException) // System.Text.Json looks at escapes only now.
+        {
+            throw new RpcFormatException("a string holds half of a surrogate pair");
+        }
+    }
 
     public static JsonArray Strings(IEnumerable<string> items) => new(items.Select(static s => (JsonNode)JsonValue.Create(s)).ToArray());
 

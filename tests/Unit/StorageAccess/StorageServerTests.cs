@@ -42,6 +42,13 @@ public sealed class StorageServerTests : IAsyncDisposable
     }
 
     [Fact]
+    public void Half_a_surrogate_pair_in_an_answer_is_a_format_error()
+    {
+        JsonNode answer = JsonNode.Parse("""{"vdi":"a","virtual_size":1,"name_label":"\ud800"}""")!;
+        Assert.Throws<RpcFormatException>(() => StorageWire.ReadVdiInfo(answer));
+    }
+
+    [Fact]
     public async Task SR_calls_go_there_and_back()
     {
         Assert.Equal("mux", (await client.QueryAsync("t", None)).Driver);
