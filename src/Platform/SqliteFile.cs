@@ -8,15 +8,20 @@ namespace Platform;
 /// </summary>
 public sealed class SqliteFile : IDisposable
 {
+    private const int Made = 1;
     private readonly SqliteConnection connection;
     private readonly Lock gate = new();
 
     private SqliteFile(SqliteConnection connection) => this.connection = connection;
 
-    /// <summary>Opens or creates the file and runs <paramref name="schema"/> (CREATE … IF NOT EXISTS statements).</summary>
+    /// <summary>
+    /// Opens the file, or creates it for its owner alone, and runs <paramref name="schema"/> (CREATE … IF NOT EXISTS statements).
+    /// </summary>
     /// <exception cref="IOException">The file is damaged, locked by another process, or cannot be created; the message says what to do.</exception>
     public static SqliteFile Open(string path, string schema)
     {
+        if (!File.Exists(path))
+            Create(path, schema);
         SqliteConnection connection = new(new SqliteConnectionStringBuilder { DataSource = path, Pooling = false, DefaultTimeout = 5 }.ToString());
         try
         {
@@ -24,8 +29,10 @@ public sealed class SqliteFile : IDisposable
             SqliteFile file = new(connection);
             // EXCLUSIVE keeps a second daemon off the same state folder.
             file.Execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=2000;");
-            if (file.Query("PRAGMA quick_check(1)", static row => row.GetString(0))[0] != "ok")
-                throw new IOException($"{path} is damaged; it was left as it is. Restore it from a copy, or move it away to start empty.");
+            // A file cut inside its first page is a new, empty database to SQLite: the version that Create wrote tells it from one.
+            if (file.Query("PRAGMA user_version", static row => row.GetInt32(0))[0] != Made
+                || file.Query("PRAGMA quick_check(1)", static row => row.GetString(0))[0] != "ok")
+                throw Damaged(path);
             file.Execute(schema);
             return file;
         }
@@ -40,6 +47,44 @@ public sealed class SqliteFile : IDisposable
             throw;
         }
     }
+
+    /// <summary>Made under another name: a file that is there under its own has its tables, whenever the power went.</summary>
+    private static void Create(string path, string schema)
+    {
+        if (File.Exists(path + "-wal"))
+            throw new IOException($"{path} is gone but {path}-wal is there; nothing was changed. Restore both from a copy, or move the rest away to start empty.");
+        string made = path + ".new";
+        try
+        {
+            File.Delete(made);
+            using (FileStream empty = new(made, new FileStreamOptions
+            {
+                Mode = FileMode.CreateNew,
+                Access = FileAccess.Write,
+                UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
+            }))
+            {
+                empty.Flush(flushToDisk: true);
+            }
+
+            using (SqliteConnection connection = new(new SqliteConnectionStringBuilder { DataSource = made, Pooling = false }.ToString()))
+            {
+                connection.Open();
+                using SqliteFile file = new(connection);
+                file.Execute($"PRAGMA synchronous=FULL; PRAGMA user_version={Made};" + schema);
+            }
+
+            File.Move(made, path, overwrite: false);
+            Posix.SyncDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
+        }
+        catch (Exception e) when (e is SqliteException or UnauthorizedAccessException)
+        {
+            throw new IOException($"{path} cannot be made ({e.Message})", e);
+        }
+    }
+
+    private static IOException Damaged(string path) =>
+        new($"{path} is damaged; it was left as it is. Restore it from a copy, or move it away to start empty.");
 
     public int Execute(string sql, params (string Name, object? Value)[] parameters)
     {

@@ -55,6 +55,16 @@ public sealed class StorageException : Exception
         IsOutcomeUnknown = true,
     };
 
+    /// <summary>The same refusal with one parameter changed; missing ones before it are empty.</summary>
+    public StorageException With(int parameter, string text)
+    {
+        List<string> parameters = [.. Parameters];
+        while (parameters.Count <= parameter)
+            parameters.Add("");
+        parameters[parameter] = text;
+        return new StorageException(Tag, Code, parameters) { IsOutcomeUnknown = IsOutcomeUnknown, Transition = Transition };
+    }
+
     /// <summary>Rebuilds what came over a wire.</summary>
     public static StorageException FromWire(string tag, string code, IReadOnlyList<string> parameters) => new(tag, code, parameters);
 }

@@ -127,6 +127,7 @@ public sealed partial class StorageLayer
         if (operations.Count != 0)
             vdi = await CallBackendAsync(dbg, vdi, operations, after, cancellationToken);
         state.SaveTogether(vdi, stepped);
+        updates.Add(Changed.Dp(row.Datapath));
         return stepped;
     }
 
@@ -163,7 +164,7 @@ public sealed partial class StorageLayer
         catch (StorageException e) when (!e.IsOutcomeUnknown && !wasUnsettled && operations.Count == 1)
         {
             state.Save(vdi); // A clear no to a single call: as it was.
-            throw;
+            throw Named(e, vdi.Sr, vdi.Vdi, operations[0].ToString());
         }
 
         return vdi with { State = target, IsUnsettled = false };

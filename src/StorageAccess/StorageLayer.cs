@@ -13,20 +13,28 @@ public sealed partial class StorageLayer : IDatapaths
 
     private readonly StorageState state;
     private readonly IReadOnlyDictionary<string, IStorageBackend> backends;
+    private readonly IHostReality reality;
     private readonly TimeProvider time;
     private readonly TimeSpan lockWait;
+    private readonly StorageUpdates updates;
     private readonly Exclusion srLocks;
     private readonly ConcurrentDictionary<SrId, Exclusion> vdiLocks = [];
 
     /// <param name="backends">By SR type, lower case.</param>
-    public StorageLayer(StorageState state, IReadOnlyDictionary<string, IStorageBackend> backends, TimeProvider time, TimeSpan lockWait)
+    public StorageLayer(
+        StorageState state, IReadOnlyDictionary<string, IStorageBackend> backends, IHostReality reality, TimeProvider time, TimeSpan lockWait)
     {
         this.state = state;
         this.backends = backends;
+        this.reality = reality;
         this.time = time;
         this.lockWait = lockWait;
+        updates = new StorageUpdates(time);
         srLocks = new Exclusion("SR", time, lockWait);
     }
+
+    /// <summary>What has changed, for those who wait for it.</summary>
+    public StorageUpdates Updates => updates;
 
     /// <summary>Makes an SR known; nothing is attached. Registering again replaces device_config, and the type while detached.</summary>
     /// <exception cref="StorageException">SR_UNKNOWN_DRIVER, or the SR is attached with another type.</exception>
@@ -157,6 +165,7 @@ public sealed partial class StorageLayer : IDatapaths
         if (users.Count != 0)
             throw InUse(vdi, "destroy", users);
         await backend.VdiDestroyAsync(dbg, sr, vdi, cancellationToken);
+        updates.Add(Changed.Vdi(sr, vdi));
     }
 
     public Task<VdiInfo> VdiSnapshotAsync(string dbg, SrId sr, VdiInfo source, CancellationToken cancellationToken) =>
@@ -176,7 +185,15 @@ public sealed partial class StorageLayer : IDatapaths
         string dbg, string call, SrId sr, VdiId vdi, Func<IStorageBackend, Task<T>> run, CancellationToken cancellationToken)
     {
         using IDisposable held = await VdiLocks(sr).TakeAsync(vdi.Value, $"{call} ({dbg})", cancellationToken);
-        return await run(BackendOf(Attached(sr)));
+        IStorageBackend backend = BackendOf(Attached(sr));
+        try
+        {
+            return await run(backend);
+        }
+        catch (StorageException e)
+        {
+            throw Named(e, sr, vdi, call);
+        }
     }
 
     /// <summary>Calls the backend with the SR marked "maybe"; a clear no leaves it as it was, no answer leaves it marked.</summary>
@@ -218,6 +235,23 @@ public sealed partial class StorageLayer : IDatapaths
 
     private Exclusion VdiLocks(SrId sr) => vdiLocks.GetOrAdd(sr, _ => new Exclusion("VDI", time, lockWait));
 
-    private static StorageException InUse(VdiId vdi, string operation, IEnumerable<DatapathRow> users) =>
-        new("VDI_IN_USE", vdi.Value, operation, string.Join("; ", users));
+    private StorageException InUse(VdiId vdi, string operation, IEnumerable<DatapathRow> users) =>
+        new("VDI_IN_USE", vdi.Value, operation, string.Join("; ", users.Select(Holder)));
+
+    /// <summary>Who holds a VDI, for the one who may not have it: VM, datapath, state, since when, host and process.</summary>
+    private string Holder(DatapathRow row)
+    {
+        string? server = state.FindVdi(row.Sr, row.Vdi)?.Backend is { } backend ? reality.ServerOf(backend) : null;
+        return $"{row}, on host {reality.HostName}{(server is null ? "" : $", served by {server}")}";
+    }
+
+    /// <summary>A driver that says "in use" knows no names: they are added.</summary>
+    private StorageException Named(StorageException refusal, SrId sr, VdiId vdi, string operation)
+    {
+        List<DatapathRow> users = refusal.Code is "VDI_IN_USE" or "SR_BACKEND_FAILURE_46" or "SR_BACKEND_FAILURE_24" ? state.Datapaths(sr, vdi) : [];
+        if (users.Count == 0)
+            return refusal;
+        return refusal.Code == "VDI_IN_USE" ? InUse(vdi, operation, users)
+            : refusal.With(1, $"{refusal.Parameters.ElementAtOrDefault(1)} [{string.Join("; ", users.Select(Holder))}]".TrimStart());
+    }
 }

@@ -31,28 +31,32 @@ public sealed class StorageState : IDisposable
         """;
 
     private const string DatapathColumns = "datapath, sr, vdi, vm, phase, access, leaked, since";
+    private const string BootKey = "boot_id";
+    private static readonly SrId Host = new(""); // What is remembered of no SR.
     private readonly SqliteFile file;
 
     private StorageState(SqliteFile file) => this.file = file;
 
     /// <summary>Opens or creates storage.db; readable by its owner only, because device_config holds secrets.</summary>
     /// <exception cref="IOException">The file is damaged or in use by another daemon; it is left as it is.</exception>
-    public static StorageState Open(string path)
-    {
-        if (!File.Exists(path))
-        {
-            using FileStream created = new(path, new FileStreamOptions
-            {
-                Mode = FileMode.CreateNew,
-                Access = FileAccess.Write,
-                UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-            });
-        }
-
-        return new StorageState(SqliteFile.Open(path, Schema));
-    }
+    public static StorageState Open(string path) => new(SqliteFile.Open(path, Schema));
 
     public void Dispose() => file.Dispose();
+
+    /// <summary>The start of the machine that the rows are about; null when there are none yet.</summary>
+    public string? BootId
+    {
+        get => Recall(Host, BootKey);
+        set => Remember(Host, BootKey, value ?? "");
+    }
+
+    /// <summary>Nothing is attached any more; what backends remember of their SRs stays.</summary>
+    internal void ForgetBoot() => file.Transaction(() =>
+    {
+        file.Execute("DELETE FROM datapath");
+        file.Execute("DELETE FROM vdi");
+        file.Execute("UPDATE sr SET attached=0, unsettled=0");
+    });
 
     /// <summary>What a backend remembers of an SR across restarts (a SMAPIv3 plugin's sr string); null when nothing.</summary>
     public string? Recall(SrId sr, string key) =>

@@ -87,6 +87,7 @@ public sealed class Daemon : IAsyncDisposable
             string unixPath = Path.Combine(options.RuntimeDirectory, "xapi");
             daemon.server = await HttpServer.StartAsync(
                 options, daemon.certificate, unixPath, rpc, daemon.AddRoutes, logging, cancellationToken);
+            await daemon.storage!.ReconcileAsync(cancellationToken);
             await daemon.peers!.RecoverAsync(cancellationToken);
             daemon.migration!.Recover();
             daemon.WriteEndpoints();

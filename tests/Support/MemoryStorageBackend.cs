@@ -39,6 +39,16 @@ public sealed class MemoryStorageBackend : IStorageBackend
 
     public void Next(string call, Exception answer) => faults[call] = () => Task.FromException(answer);
 
+    /// <summary>The next call of that name is as any other again.</summary>
+    public void Forget(string call)
+    {
+        faults.Remove(call);
+        faultsAfter.Remove(call);
+    }
+
+    /// <summary>What served the disk has died.</summary>
+    public void Kill(VdiId vdi) => states.Remove(vdi);
+
     /// <summary>The next call of that name does its work, then runs this.</summary>
     public void NextAfterWork(string call, Func<Task> run) => faultsAfter[call] = run;
 

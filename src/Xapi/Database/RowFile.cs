@@ -24,8 +24,6 @@ internal sealed class RowFile : IDisposable
     /// <exception cref="IOException">The file is damaged, in use, or of a newer version.</exception>
     public static RowFile Open(string path)
     {
-        if (!File.Exists(path))
-            CreateForOwner(path);
         SqliteFile file = SqliteFile.Open(path, Schema);
         RowFile opened = new(file);
         long version = opened.ReadNumber("format_version");
@@ -73,14 +71,6 @@ internal sealed class RowFile : IDisposable
     });
 
     public void Dispose() => file.Dispose();
-
-    /// <summary>Passwords are among the rows; SQLite gives its other files the mode of this one.</summary>
-    private static void CreateForOwner(string path) => new FileStream(path, new FileStreamOptions
-    {
-        Mode = FileMode.CreateNew,
-        Access = FileAccess.Write,
-        UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-    }).Dispose();
 
     private static RpcValue[] ReadFields(ClassModel model, string text)
     {

@@ -21,13 +21,25 @@ namespace Xapi.Storage;
 public sealed partial class StorageHost : IAsyncDisposable
 {
     private const long BodyLimitBytes = 4 << 20;
+    private static readonly TimeSpan CallPatience = TimeSpan.FromSeconds(10);
 
+    /// <summary>How long a start waits for drivers that mend; after it they go on beside the API, and each disk waits for its own.</summary>
+    private static readonly TimeSpan MendPatience = TimeSpan.FromSeconds(30);
+
+    private readonly CancellationTokenSource stopping = new();
+    private readonly TimeProvider time;
+    private readonly ILogger log;
     private readonly StorageState state;
     private readonly WebApplication socket;
     private readonly string socketPath;
 
-    private StorageHost(StorageState state, StorageLayer layer, TapControl tap, WebApplication socket, string socketPath)
+    private Task mending = Task.CompletedTask;
+
+    private StorageHost(
+        StorageState state, StorageLayer layer, TapControl tap, WebApplication socket, string socketPath, TimeProvider time, ILogger log)
     {
+        this.time = time;
+        this.log = log;
         this.state = state;
         Layer = layer;
         Tap = tap;
@@ -50,7 +62,9 @@ public sealed partial class StorageHost : IAsyncDisposable
         {
             ["BLKTAP_CONTROL_DIRECTORY"] = options.TapControlDirectory,
             ["XAPI_UNIX_SOCKET"] = Path.Combine(options.RuntimeDirectory, "xapi"),
+            [OrphanedCalls.Mark] = options.StateDirectory,
         };
+        await EndOrphanedCallsAsync(options, tap, time, log, cancellationToken);
         StorageState state = StorageState.Open(Path.Combine(options.StateDirectory, "storage.db"));
         try
         {
@@ -60,10 +74,10 @@ public sealed partial class StorageHost : IAsyncDisposable
             await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
             foreach ((string type, IStorageBackend backend) in backends)
                 RecordSm(database, type, await backend.QueryAsync("start", cancellationToken));
-            StorageLayer layer = new(state, backends, time, StorageLayer.DefaultLockWait);
+            StorageLayer layer = new(state, backends, new HostReality(options.HostName), time, StorageLayer.DefaultLockWait);
             string path = Path.Combine(options.RuntimeDirectory, "storage");
             WebApplication socket = await ListenAsync(path, new StorageServer(layer).Dispatcher, cancellationToken);
-            return new StorageHost(state, layer, tap, socket, path);
+            return new StorageHost(state, layer, tap, socket, path, time, log);
         }
         catch
         {
@@ -72,12 +86,51 @@ public sealed partial class StorageHost : IAsyncDisposable
         }
     }
 
+    /// <summary>
+    /// Makes records and reality agree, once the API answers drivers' call-backs. What cannot be mended now is logged, and tried again before
+    /// its next use.
+    /// </summary>
+    public async Task ReconcileAsync(CancellationToken cancellationToken)
+    {
+        mending = MendAsync();
+        await Task.WhenAny(mending, Task.Delay(MendPatience, time, cancellationToken));
+        cancellationToken.ThrowIfCancellationRequested();
+    }
+
     public async ValueTask DisposeAsync()
     {
+        await stopping.CancelAsync();
+        await mending;
+        stopping.Dispose();
         await socket.StopAsync();
         await socket.DisposeAsync();
         File.Delete(socketPath);
         state.Dispose();
+    }
+
+    private async Task MendAsync()
+    {
+        try
+        {
+            RestartReport report = await Layer.ReconcileAsync("restart", stopping.Token);
+            foreach (string mended in report.Mended)
+                LogMended(log, mended);
+            foreach (string unmended in report.Unmended)
+                LogUnmended(log, unmended);
+        }
+        catch (OperationCanceledException)
+        {
+            // The daemon ends; what is left is marked in storage.db.
+        }
+    }
+
+    private static async Task EndOrphanedCallsAsync(
+        XapiOptions options, TapControl tap, TimeProvider time, ILogger log, CancellationToken cancellationToken)
+    {
+        IReadOnlySet<int> serving = (await tap.ListAsync(cancellationToken)).Select(static entry => entry.ProcessId ?? 0).ToHashSet();
+        string[] programs = [.. new[] { options.SmDirectory, options.StorageScriptsDirectory }.OfType<string>().Select(Path.GetFullPath)];
+        foreach (string killed in await OrphanedCalls.EndAsync(options.StateDirectory, programs, serving, CallPatience, time, cancellationToken))
+            LogUnmended(log, killed);
     }
 
     private static async Task AddDriversAsync(
@@ -144,6 +197,12 @@ public sealed partial class StorageHost : IAsyncDisposable
         File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
         return application;
     }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "after the restart: {What}")]
+    private static partial void LogMended(ILogger log, string what);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "after the restart: {What}")]
+    private static partial void LogUnmended(ILogger log, string what);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
     private static partial void LogRejected(ILogger log, string path, string reason);

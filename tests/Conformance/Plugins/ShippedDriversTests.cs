@@ -157,7 +157,7 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         Skip.IfNot(Tool.Exists("qemu-io"), Tool.Missing("qemu-io"));
         state = StorageState.Open(folder.File("storage.db"));
         IStorageBackend backend = type == "filevhd" ? await V1Async() : await V3Async();
-        layer = new StorageLayer(state, new Dictionary<string, IStorageBackend> { [type] = backend }, TimeProvider.System,
+        layer = new StorageLayer(state, new Dictionary<string, IStorageBackend> { [type] = backend }, new HostReality("here"), TimeProvider.System,
             TimeSpan.FromSeconds(30));
         Dictionary<string, string> config = type == "filevhd"
             ? new() { ["location"] = SrFolder }

@@ -314,7 +314,7 @@ public sealed class StorageLayerTests : IDisposable
     private static DatapathId Dp(string name) => new(name);
 
     private StorageLayer NewLayer(TimeSpan? lockWait = null) => new(
-        state, new Dictionary<string, IStorageBackend> { ["memory"] = backend }, TimeProvider.System, lockWait ?? TimeSpan.FromSeconds(10));
+        state, new Dictionary<string, IStorageBackend> { ["memory"] = backend }, new FakeReality(), TimeProvider.System, lockWait ?? TimeSpan.FromSeconds(10));
 
     private void Reopen()
     {

@@ -25,7 +25,7 @@ public sealed class StorageServerTests : IAsyncDisposable
     {
         state = StorageState.Open(folder.File("storage.db"));
         layer = new StorageLayer(
-            state, new Dictionary<string, IStorageBackend> { ["memory"] = backend }, TimeProvider.System, TimeSpan.FromSeconds(10));
+            state, new Dictionary<string, IStorageBackend> { ["memory"] = backend }, new FakeReality(), TimeProvider.System, TimeSpan.FromSeconds(10));
         layer.RegisterSr(Sr, "memory", new Dictionary<string, string>());
         server = new StorageServer(layer);
         socket = new UnixHttpServer(folder.File("s"), text => server.Dispatcher.HandleAsync(text, None));
