@@ -69,7 +69,9 @@ public sealed class VhdDump : IDisposable
         return BlockOffsetBytes(sector / SectorsPerBlock) + bitmap.Length + sector % SectorsPerBlock * VhdFooter.SectorBytes;
     }
 
-    /// <summary>A block's bitmap as stored: most significant bit first, set = this image holds the sector. Good until the next call.</summary>
+    /// <summary>
+    /// A block's bitmap as stored: most significant bit first, set = this image holds the sector. Good until the next call.
+    /// </summary>
     public ReadOnlyMemory<byte> BitmapOf(long block)
     {
         if (BlockOffsetBytes(block) is not { } offset)

@@ -76,7 +76,9 @@ public static class VhdImage
     /// Gives the file a length, with the footer at its end; the disk stays as large as it is. The image must not be open. A crash leaves
     /// the old length or the new one. Durable at return.
     /// </summary>
-    /// <exception cref="VhdException">BadRequest: not a multiple of 512, too short for what the image holds, or the image is fixed.</exception>
+    /// <exception cref="VhdException">
+    /// BadRequest: not a multiple of 512, too short for what the image holds, or the image is fixed.
+    /// </exception>
     public static void SetPhysicalSize(string path, long fileBytes) => SetPhysicalSize(PosixStore.Instance, path, fileBytes);
 
     internal static void CreateDynamic(IVhdStore store, string path, long sizeBytes, VhdCreateOptions options)

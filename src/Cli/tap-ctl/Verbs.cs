@@ -196,8 +196,9 @@ internal static class Verbs
     {
         if (options.Has('c'))
             throw new TapException((int)Errno.EINVAL, "there is no character device");
-        string? line = File.ReadLines("/proc/devices").FirstOrDefault(static line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries) is [_, "tapdev"]);
-        return line?.Split(' ', StringSplitOptions.RemoveEmptyEntries)[0]
+        return File.ReadLines("/proc/devices")
+            .Select(static line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+            .FirstOrDefault(static fields => fields is [_, "tapdev"])?[0]
             ?? throw new TapException(TapException.NoSuchDevice, "the kernel has no tapdev driver; disks are served over NBD");
     }
 

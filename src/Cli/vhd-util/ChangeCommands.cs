@@ -172,11 +172,13 @@ internal static class ChangeCommands
             name, journal,
         };
         Options.AddCommon(command);
-        command.SetAction((Func<ParseResult, int>)(result => throw Refused(result.GetRequiredValue(name), result.GetRequiredValue(journal))));
+        command.SetAction((Func<ParseResult, int>)Refuse);
         return command;
 
+        int Refuse(ParseResult result) => throw Refused(result.GetRequiredValue(name), result.GetRequiredValue(journal));
+
         static VhdException Refused(string path, string journalPath) => new(VhdError.BadRequest, path, Path.Exists(journalPath)
-            ? $"{journalPath} is not of this tool, whose resize keeps no journal: revert it with the tool that wrote it; nothing was changed"
+            ? $"{journalPath} is not of this tool, whose resize keeps no journal: the tool that wrote it can revert it; nothing was changed"
             : $"there is no journal {journalPath} to revert: a resize of this tool that was cut short is finished by running it again; "
                 + "nothing was changed");
     }

@@ -44,7 +44,8 @@ internal static class KeyCommand
 
             string path = result.GetRequiredValue(name);
             if (result.GetValue(isSet))
-                throw new VhdException(VhdError.Unsupported, path, "encryption is not supported, and a key hash cannot be set; nothing was changed");
+                throw new VhdException(
+                    VhdError.Unsupported, path, "encryption is not supported, and a key hash cannot be set; nothing was changed");
             VhdKeyHash? stored = VhdImage.ReadInfo(path).Key;
             if (result.GetValue(isChecked))
                 Check(path, stored, result.GetRequiredValue(key));
@@ -68,7 +69,8 @@ internal static class KeyCommand
         Span<byte> key = stackalloc byte[MaxKeyBytes + 1];
         try
         {
-            using FileStream file = new(keyPath, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 0); // No copy of the key is left.
+            // Without a buffer, in which a copy of the key would be left.
+            using FileStream file = new(keyPath, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 0);
             int length = file.ReadAtLeast(key, key.Length, throwOnEndOfStream: false);
             return length is 32 or MaxKeyBytes
                 ? VhdKeyHash.Of(key[..length], nonce)

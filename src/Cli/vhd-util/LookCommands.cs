@@ -111,7 +111,8 @@ internal static class LookCommands
         command.SetAction(result =>
         {
             if (result.GetValue(group) is { } volumes)
-                throw new BlockIoException(Errno.ENOTSUP, $"LVM volumes are not supported: {volumes} was not scanned; name files or a folder");
+                throw new BlockIoException(
+                    Errno.ENOTSUP, $"LVM volumes are not supported: {volumes} was not scanned; name files or a folder");
             List<string> paths = [.. Matching(result.GetValue(match)), .. result.GetValue(files)!.SelectMany(Expand)];
             List<VhdScanEntry> found = [.. result.GetValue(withParents) ? VhdScan.WithParents(paths) : VhdScan.Run(paths)];
             ScanOutput output = new(found, result.GetValue(isVerbose), result.GetValue(withMarkers));

@@ -6,7 +6,7 @@ using Vhd;
 
 namespace Conformance.VhdTests;
 
-public sealed class VhdUtilVerbsTests : IDisposable
+public sealed class VhdUtilVerbsTests : IAsyncLifetime
 {
     private readonly TemporaryDirectory directory = new();
     private readonly string disk, child;
@@ -15,15 +15,23 @@ public sealed class VhdUtilVerbsTests : IDisposable
     {
         disk = directory.File("disk.vhd");
         child = directory.File("child.vhd");
-        VhdImage.CreateDynamic(disk, 20 << 20);
-        Write(disk, 0, 'p', 8);
-        Write(disk, 9, 'q', 8);
-        VhdImage.CreateSnapshot(child, disk);
-        Write(child, 1, 'x', 3);
-        Write(child, 9, 'y', 2);
     }
 
-    public void Dispose() => directory.Dispose();
+    public async Task InitializeAsync()
+    {
+        VhdImage.CreateDynamic(disk, 20 << 20);
+        await WriteAsync(disk, 0, 'p', 8);
+        await WriteAsync(disk, 9, 'q', 8);
+        VhdImage.CreateSnapshot(child, disk);
+        await WriteAsync(child, 1, 'x', 3);
+        await WriteAsync(child, 9, 'y', 2);
+    }
+
+    public Task DisposeAsync()
+    {
+        directory.Dispose();
+        return Task.CompletedTask;
+    }
 
     [Fact]
     public async Task What_an_image_stores_is_read_piece_by_piece()
@@ -32,7 +40,8 @@ public sealed class VhdUtilVerbsTests : IDisposable
         await SaysAsync($"block: 1: offset: {block1}\nblock: 2: offset: not allocated\n", "read", "-n", child, "-b", "1", "-c", "2");
         await SaysAsync($"block: 0x1: offset: 0x{block1:x}\n", "read", "-n", child, "-b", "1", "-x");
         await SaysAsync(
-            $"logical sector 4098: block number: 1, sector offset: 2, file offset: {block1 + 512 + 1024}\n", "read", "-n", child, "-t", "4098");
+            $"logical sector 4098: block number: 1, sector offset: 2, file offset: {block1 + 512 + 1024}\n",
+            "read", "-n", child, "-t", "4098");
         await SaysAsync(
             "logical sector 0: block number: 0, sector offset: 0, file offset: not allocated\n", "read", "-n", child, "-t", "0");
         await SaysAsync("block 1: sec: 2: 1\nblock 1: sec: 3: 0\n", "read", "-n", child, "-i", "4098", "-c", "2");
@@ -167,13 +176,12 @@ public sealed class VhdUtilVerbsTests : IDisposable
         return Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(content));
     }
 
-    private static void Write(string path, int block, char value, int sectors)
+    private static async Task WriteAsync(string path, int block, char value, int sectors)
     {
-        VhdChain chain = VhdChain.Open(path, new VhdOpenOptions());
+        await using VhdChain chain = VhdChain.Open(path, new VhdOpenOptions());
         byte[] data = new byte[sectors * 512];
         data.AsSpan().Fill((byte)value);
-        chain.WriteAsync((long)block << 21, data, WriteFlags.None, CancellationToken.None).AsTask().GetAwaiter().GetResult();
-        chain.DisposeAsync().AsTask().GetAwaiter().GetResult();
+        await chain.WriteAsync((long)block << 21, data, WriteFlags.None, CancellationToken.None);
     }
 
     private static async Task SaysAsync(string output, params string[] arguments)
