@@ -1,6 +1,7 @@
 // The control socket of this process: one request per connection, ten connections at a time, two seconds to say what one wants
 // (research: storage.md 6.3). Every request is answered; an error carries its errno and a sentence.
 using System.Net.Sockets;
+using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json.Nodes;
 using Platform;
@@ -134,9 +135,21 @@ internal sealed class ControlServer : IAsyncDisposable
                 await ExtensionAsync(stream, request);
                 break;
             default:
+                await SkipFollowingAsync(stream, request);
                 await WriteAsync(stream, await ChangeAsync(request));
                 break;
         }
+    }
+
+    // The log's path and the key, which belong to what is refused next. A client that is not read to the end may not read its answer.
+    private static async Task SkipFollowingAsync(NetworkStream stream, TapMessage request)
+    {
+        if (request.Type is not (TapMessageType.Open or TapMessageType.Resume))
+            return;
+        if (request.Flags.HasFlag(TapOpenFlags.AddLog))
+            _ = await ReadAsync(stream, TapMessage.MaximumTextBytes + 1);
+        if (request.Flags.HasFlag(TapOpenFlags.Encrypted))
+            CryptographicOperations.ZeroMemory(await ReadAsync(stream, (await ReadAsync(stream, 1))[0]));
     }
 
     private async Task<TapMessage> ChangeAsync(TapMessage request)
@@ -149,6 +162,8 @@ internal sealed class ControlServer : IAsyncDisposable
                 return new TapMessage(TapMessageType.AttachResponse, minor);
             case TapMessageType.Open:
                 RefuseWhatWeLack(request);
+                if (request.Flags.HasFlag(TapOpenFlags.ReuseParent))
+                    await disks.RequireParentAsync(request.Path, request.ParentDeviceNumber, stop.Token);
                 await disks.Find(minor).OpenAsync(request.Path, request.Flags, SecondaryOf(request));
                 return ImageOf(TapMessageType.OpenResponse, disks.Find(minor));
             case TapMessageType.Pause:

@@ -1,4 +1,7 @@
+using Microsoft.Win32.SafeHandles;
+using Platform;
 using StorageAccess.Tap;
+using Vhd;
 
 namespace Tapdisk;
 
@@ -38,8 +41,32 @@ internal sealed class DiskTable(string controlDirectory, TimeProvider time) : IA
         lock (gate)
         {
             if (!disks.TryAdd(minor, new Disk(minor, controlDirectory, passed, time)))
-                throw new TapException((int)Platform.Errno.EEXIST, $"minor {minor} is attached already");
+                throw new TapException((int)Errno.EEXIST, $"minor {minor} is attached already");
         }
+    }
+
+    /// <summary>
+    /// "Stack it on that minor": the field reads the parent through the minor's tapdisk. Ours opens the parent's file itself, which is
+    /// the same content if the minor serves that file, and a mistake to be told if not.
+    /// </summary>
+    /// <exception cref="TapException">ENODEV: nothing is open there. EINVAL: it is not the image's parent.</exception>
+    public async Task RequireParentAsync(string arguments, int parentMinor, CancellationToken cancellationToken)
+    {
+        string? served = All.FirstOrDefault(disk => disk.Minor == parentMinor)?.Arguments;
+        if (served is null)
+        {
+            IReadOnlyList<TapEntry> others = await new TapControl(controlDirectory).ListAsync(cancellationToken);
+            served = others.FirstOrDefault(entry => entry.Minor == parentMinor)?.Arguments;
+        }
+
+        if (string.IsNullOrEmpty(served))
+            throw new TapException(TapException.NoSuchDevice, $"minor {parentMinor}, the parent's, has no open image; nothing was opened");
+        string? parent = arguments.StartsWith("vhd:", StringComparison.Ordinal) ? VhdImage.ReadInfo(arguments[4..]).ParentPath : null;
+        using SafeFileHandle file = Posix.OpenRegularFile(served[(served.IndexOf(':', StringComparison.Ordinal) + 1)..], isWritable: false);
+        if (parent is null || parent != Posix.CanonicalPathOf(file))
+            throw new TapException(
+                (int)Errno.EINVAL,
+                $"minor {parentMinor} serves {served}, the parent of {arguments} is {parent ?? "none"}; nothing was opened");
     }
 
     public async Task DetachAsync(int minor)

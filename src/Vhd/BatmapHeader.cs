@@ -7,8 +7,14 @@ internal readonly record struct BatmapHeader(bool IsPresent, long OffsetBytes, u
 {
     public const uint KnownVersion = 0x0001_0002;
 
-    /// <summary>Of the fields here; a key's hash may follow.</summary>
+    /// <summary>Of the fields here; the marker and a key's hash follow.</summary>
     public const int LengthBytes = 28;
+
+    /// <summary>A byte that is whatever its writer says; no checksum covers it.</summary>
+    public const int MarkerOffset = 28;
+
+    private const int KeyOffset = 29;
+    private const int KeyPartBytes = 32;
 
     /// <summary>
     /// How much of the map the checksum covers: as the field's library derives it from the disk's size, rounding down before up.
@@ -31,6 +37,22 @@ internal readonly record struct BatmapHeader(bool IsPresent, long OffsetBytes, u
 
     /// <summary>Makes a stored header one of a map of zeros; a key's hash in it stays.</summary>
     public static void SayEmpty(Span<byte> stored) => BinaryPrimitives.WriteUInt32BigEndian(stored[24..], uint.MaxValue);
+
+    /// <summary>The sector with the header of an image that has a batmap; null when it has none.</summary>
+    public static byte[]? ReadStored(IVhdFile file, VhdMetadata metadata)
+    {
+        if (metadata.Header is null || !metadata.Footer.HasBatmap)
+            return null;
+        byte[] stored = new byte[VhdFooter.SectorBytes];
+        return file.Read(metadata.BatmapHeaderBytes, stored) == stored.Length && Read(stored).IsPresent ? stored : null;
+    }
+
+    /// <summary>The hash of the key that the image's data is encrypted with; null when it is not.</summary>
+    public static VhdKeyHash? KeyOf(ReadOnlySpan<byte> stored) => stored.IsEmpty || stored[KeyOffset] == 0
+        ? null
+        : new VhdKeyHash(
+            Convert.ToHexStringLower(stored.Slice(KeyOffset + 1, KeyPartBytes)),
+            Convert.ToHexStringLower(stored.Slice(KeyOffset + 1 + KeyPartBytes, KeyPartBytes)));
 
     public byte[] ToBytes()
     {

@@ -17,25 +17,27 @@ internal sealed class MetadataMove
     private readonly IVhdFile file;
     private readonly VhdMetadata metadata;
     private readonly uint entries;
+    private readonly bool keepsBlocks;
     private readonly byte[] table;
     private readonly byte[] batmapRest = [];
     private readonly List<(ParentLocator Locator, byte[] Stored)> locators = [];
 
-    private MetadataMove(IVhdFile file, VhdMetadata metadata, uint entries)
+    private MetadataMove(IVhdFile file, VhdMetadata metadata, uint entries, bool keepsBlocks = true)
     {
         this.file = file;
         this.metadata = metadata;
         this.entries = entries;
+        this.keepsBlocks = keepsBlocks;
         table = metadata.WholeTable(entries);
-        byte[] header = new byte[VhdFooter.SectorBytes];
-        bool hasHeader = metadata.Footer.HasBatmap && file.Read(metadata.BatmapHeaderBytes, header) == header.Length;
-        if (hasHeader && BatmapHeader.Read(header).IsPresent)
-            batmapRest = header[BatmapHeader.LengthBytes..];
+        if (!keepsBlocks)
+            table.AsSpan(0, (int)entries * 4).Fill(0xFF);
+        if (BatmapHeader.ReadStored(file, metadata) is { } stored)
+            batmapRest = stored[BatmapHeader.LengthBytes..];
         foreach (ParentLocator locator in metadata.Header!.Locators)
         {
-            byte[] stored = new byte[VhdFooter.WholeSectors(Math.Min(locator.SpaceBytes, MaxLocatorBytes))];
-            if (locator.OffsetBytes > 0 && locator.SpaceBytes <= MaxLocatorBytes && file.Read(locator.OffsetBytes, stored) == stored.Length)
-                locators.Add((locator with { SpaceBytes = (uint)stored.Length }, stored));
+            byte[] path = new byte[VhdFooter.WholeSectors(Math.Min(locator.SpaceBytes, MaxLocatorBytes))];
+            if (locator.OffsetBytes > 0 && locator.SpaceBytes <= MaxLocatorBytes && file.Read(locator.OffsetBytes, path) == path.Length)
+                locators.Add((locator with { SpaceBytes = (uint)path.Length }, path));
         }
     }
 
@@ -54,6 +56,16 @@ internal sealed class MetadataMove
     {
         MakeWay(store, path, new MetadataMove(file, VhdMetadata.Read(file, path), entries).EndOf(HomeBytes));
         new MetadataMove(file, VhdMetadata.Read(file, path), entries).Run();
+    }
+
+    /// <summary>
+    /// Releases every block at once: the switch to an empty table behind the footer is one sector. The old blocks are in nobody's way
+    /// from then on, and the file is cut before them at the end. A crash leaves the old table or the empty one.
+    /// </summary>
+    public static void Empty(IVhdFile file, string path)
+    {
+        VhdMetadata metadata = VhdMetadata.Read(file, path);
+        new MetadataMove(file, metadata, metadata.Header!.MaxTableEntries, keepsBlocks: false).Run();
     }
 
     private static void MakeWay(IVhdStore store, string path, long beforeBytes)
@@ -76,7 +88,7 @@ internal sealed class MetadataMove
         file.Sync();
         byte[] home = VhdFooter.WithDataOffset(metadata.FooterBytes, HomeBytes);
         WriteFooters(footerAt, home);
-        long end = Math.Max(metadata.DataEndBytes, EndOf(HomeBytes));
+        long end = keepsBlocks ? Math.Max(metadata.DataEndBytes, EndOf(HomeBytes)) : EndOf(HomeBytes);
         file.Write(end, home);
         file.Sync();
         file.SetLength(end + VhdFooter.LengthBytes);

@@ -70,6 +70,7 @@ public sealed class VhdChain : IBlockDevice
             layers.Add(VhdLayer.OpenImage(store, leafPath, !options.IsReadOnly, BitmapSlotsPerChain / 4, leafSizeBytes));
             while (layers[^1].Metadata?.Footer.Type == VhdType.Differencing)
                 layers.Add(OpenParent(store, layers, root));
+            layers.ForEach(static layer => layer.RefuseEncrypted());
             return new VhdChain(layers, options.IsReadOnly);
         }
         catch

@@ -61,6 +61,26 @@ public static class VhdImage
     public static void SetParent(string childPath, string parentPath, bool isParentRaw = false) =>
         ParentChange.Apply(PosixStore.Instance, childPath, parentPath, isParentRaw);
 
+    /// <summary>Sets the marker of the batmap's header, one byte in one sector. Durable at return.</summary>
+    /// <exception cref="VhdException">BadRequest: the image has no batmap.</exception>
+    public static void SetMarker(string path, byte value) => SetMarker(PosixStore.Instance, path, value);
+
+    /// <summary>
+    /// Releases every block of a differencing image: its disk reads as its parent's from then on. The image must not be open. A crash
+    /// leaves all of its blocks or none. Durable at return.
+    /// </summary>
+    /// <exception cref="VhdException">BadRequest: the image has no parent, and nothing would be left to read.</exception>
+    public static void Reset(string path) => Reset(PosixStore.Instance, path);
+
+    /// <summary>
+    /// Gives the file a length, with the footer at its end; the disk stays as large as it is. The image must not be open. A crash leaves
+    /// the old length or the new one. Durable at return.
+    /// </summary>
+    /// <exception cref="VhdException">
+    /// BadRequest: not a multiple of 512, too short for what the image holds, or the image is fixed.
+    /// </exception>
+    public static void SetPhysicalSize(string path, long fileBytes) => SetPhysicalSize(PosixStore.Instance, path, fileBytes);
+
     internal static void CreateDynamic(IVhdStore store, string path, long sizeBytes, VhdCreateOptions options)
     {
         CheckSize(path, sizeBytes);
@@ -92,6 +112,7 @@ public static class VhdImage
         VhdFooter footer = metadata.Footer;
         bool isChild = footer.Type == VhdType.Differencing;
         VhdHeader? header = metadata.Header;
+        byte[]? batmap = BatmapHeader.ReadStored(file, metadata);
         return new VhdInfo
         {
             Path = path,
@@ -113,6 +134,8 @@ public static class VhdImage
             ParentName = isChild ? header!.ParentName : null,
             ParentPath = isChild ? ParentPathOf(store, file, path, metadata) : null,
             Warnings = [.. metadata.Warnings.Select(static warning => warning.Message)],
+            Marker = batmap?[BatmapHeader.MarkerOffset] ?? 0,
+            Key = BatmapHeader.KeyOf(batmap),
         };
     }
 
@@ -121,6 +144,50 @@ public static class VhdImage
         using IVhdFile file = VhdLayer.OpenFile(store, path, isWritable: true);
         VhdMetadata metadata = VhdMetadata.Read(file, path);
         metadata.RewriteFooters(VhdFooter.WithHidden(metadata.FooterBytes, isHidden));
+    }
+
+    internal static void SetMarker(IVhdStore store, string path, byte value)
+    {
+        using IVhdFile file = VhdLayer.OpenFile(store, path, isWritable: true);
+        VhdMetadata metadata = VhdMetadata.Read(file, path);
+        byte[] stored = BatmapHeader.ReadStored(file, metadata)
+            ?? throw new VhdException(VhdError.BadRequest, path, "it has no batmap, whose header a marker is in; nothing was changed");
+        stored[BatmapHeader.MarkerOffset] = value;
+        file.Write(metadata.BatmapHeaderBytes, stored);
+        file.Sync();
+    }
+
+    internal static void Reset(IVhdStore store, string path)
+    {
+        using IVhdFile file = VhdLayer.OpenFile(store, path, isWritable: true);
+        VhdMetadata metadata = VhdMetadata.Read(file, path);
+        if (metadata.Footer.Type != VhdType.Differencing)
+            throw new VhdException(
+                VhdError.BadRequest, path, "it has no parent, and its disk would be lost; nothing was changed (make a new image instead)");
+        if (metadata.Stray is { } stray)
+            throw new VhdException(VhdError.Damaged, path, $"{stray} is outside of the file; nothing was changed");
+        MetadataMove.Empty(file, path);
+    }
+
+    internal static void SetPhysicalSize(IVhdStore store, string path, long fileBytes)
+    {
+        using IVhdFile file = VhdLayer.OpenFile(store, path, isWritable: true);
+        VhdMetadata metadata = VhdMetadata.Read(file, path);
+        long least = metadata.DataEndBytes + VhdFooter.LengthBytes;
+        bool isFixed = metadata.Footer.Type == VhdType.Fixed;
+        if (fileBytes % VhdFooter.SectorBytes != 0 || fileBytes < least || (isFixed && fileBytes != least))
+            throw new VhdException(
+                VhdError.BadRequest,
+                path,
+                $"its file cannot have {fileBytes} bytes: "
+                + (isFixed ? $"a fixed image has {least}" : $"it needs a multiple of 512, at least {least}") + "; nothing was changed");
+        if (fileBytes == file.LengthBytes)
+            return;
+        // Behind all blocks: until the file ends there, nobody takes it for the footer, or both say the same.
+        file.Write(fileBytes - VhdFooter.LengthBytes, metadata.FooterBytes);
+        file.Sync();
+        file.SetLength(fileBytes);
+        file.Sync();
     }
 
     /// <summary>

@@ -45,4 +45,10 @@ public sealed record VhdInfo
 
     /// <summary>Wrong, but not wrong enough to refuse the image: a bad trailing footer, a bad batmap.</summary>
     public required IReadOnlyList<string> Warnings { get; init; }
+
+    /// <summary>A byte of the batmap's header that its writer may use as it likes; 0 where there is no batmap.</summary>
+    public byte Marker { get; init; }
+
+    /// <summary>The hash of the key that the data is encrypted with. Such a disk is not served here.</summary>
+    public VhdKeyHash? Key { get; init; }
 }

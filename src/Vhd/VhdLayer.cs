@@ -69,6 +69,15 @@ internal sealed class VhdLayer : IDisposable
         }
     }
 
+    /// <summary>
+    /// For who is about to read or write content: of an encrypted image that would be the cipher's bytes, and plain ones among them.
+    /// </summary>
+    public void RefuseEncrypted()
+    {
+        if (Metadata is not null && BatmapHeader.KeyOf(BatmapHeader.ReadStored(File, Metadata)) is not null)
+            throw new VhdException(VhdError.Unsupported, Path, "the image is encrypted, which is not served here; nothing was changed");
+    }
+
     public static VhdLayer OpenRaw(IVhdStore store, string path, bool isWritable = false)
     {
         IVhdFile file = OpenFile(store, path, isWritable);

@@ -1,3 +1,5 @@
+using System.Security.Cryptography;
+using Platform;
 using StorageAccess.Tap;
 
 namespace TapCtl;
@@ -7,24 +9,35 @@ internal static class Verbs
     private const string Usage = """
         usage: tap-ctl [--control-directory DIR] VERB [options]
           list          [-p pid] [-m minor] [-t type] [-f file]
-          allocate
+          allocate      [-m minor]        the lowest free one, or a given one
           free          -m minor
+          major                           of the kernel's tapdev driver, where there is one
           spawn
           attach        -p pid -m minor
           detach        -p pid -m minor
-          open          -p pid -m minor -a type:path [-R] [-D] [-r] [-2 secondary]
+          open          -p pid -m minor -a type:path [open options]
           close         -p pid -m minor [-f] [-t seconds]
           pause         -p pid -m minor [-t seconds]
-          unpause       -p pid -m minor [-a type:path] [-2 secondary]
-          create        -a type:path [-R] [-2 secondary]
+          unpause       -p pid -m minor [-a type:path] [-2 secondary] [-c log]
+          create        [-m minor] -a type:path [open options]
           check
           destroy       -p pid -m minor [-t seconds]
           stats         -p pid -m minor
           mirror-status -p pid -m minor
           digest        -p pid -m minor
+        Open options:
+          -R            read-only
+          -2 secondary  a mirror's target: nbd:PATH, nbd:HOST:PORT or nbd:LABEL
+          -e minor      the parent is what this minor serves (refused if it is not)
+          -D -r -t SEC  no O_DIRECT, local cache, request timeout: our tapdisk takes them and does as without them, as it uses the page
+                        cache, and answers or fails each request without repeating it
+          -s -C LOG -E  secondary as standby, changed-block log, key on standard input (32 or 64 bytes): passed to the tapdisk;
+                        ours refuses them (exit 95), and so unpause -c
         The control folder is --control-directory, or $BLKTAP_CONTROL_DIRECTORY, or /run/blktap-control.
         Example: tap-ctl create -a vhd:/srv/disk.vhd; tap-ctl list
         """;
+
+    private const int MaximumSeconds = 24 * 60 * 60;
 
     public static async Task<int> RunAsync(TapControl control, string[] arguments, CancellationToken token)
     {
@@ -34,7 +47,7 @@ internal static class Verbs
         {
             bool asked = verb is "help" or "--help" or "-h";
             (asked ? Console.Out : Console.Error).WriteLine(Usage);
-            return asked ? 0 : (int)Platform.Errno.EINVAL;
+            return asked ? 0 : (int)Errno.EINVAL;
         }
 
         await RunAsync(control, verb, new Options(verb, arguments.AsSpan(1), letters), token);
@@ -44,14 +57,15 @@ internal static class Verbs
     private static string? LettersOf(string verb) => verb switch
     {
         "list" => "p:m:t:f:",
-        "allocate" or "spawn" or "check" => "",
-        "free" => "m:",
+        "spawn" or "check" => "",
+        "major" => "bc",
+        "allocate" or "free" => "m:",
         "attach" or "detach" or "stats" or "mirror-status" or "digest" => "p:m:",
         "open" => "p:m:a:RDre:2:st:C:E",
         "close" => "p:m:ft:",
         "pause" or "destroy" => "p:m:t:",
         "unpause" => "p:m:a:2:c:",
-        "create" => "a:RDre:2:st:C:E",
+        "create" => "m:a:RDre:2:st:C:E",
         _ => null,
     };
 
@@ -63,7 +77,10 @@ internal static class Verbs
                 await ListAsync(control, options, token);
                 break;
             case "allocate":
-                Console.WriteLine(control.MinorPath(await control.AllocateMinorAsync(token)));
+                Console.WriteLine(control.MinorPath(await AllocateAsync(control, options, token)));
+                break;
+            case "major":
+                Console.WriteLine(Major(options));
                 break;
             case "free":
                 await control.FreeMinorAsync(options.Required('m'), token);
@@ -98,16 +115,16 @@ internal static class Verbs
                 await OpenAsync(control, processId, minor, options, token);
                 break;
             case "close":
-                await control.CloseAsync(processId, minor, options.Has('f'), token);
+                await control.CloseAsync(processId, minor, options.Has('f'), Deadline(options), token);
                 break;
             case "pause":
-                await control.PauseAsync(processId, minor, token);
+                await control.PauseAsync(processId, minor, Deadline(options), token);
                 break;
             case "unpause":
-                await control.ResumeAsync(processId, minor, options.Text('a'), options.Text('2'), token);
+                await control.ResumeAsync(processId, minor, options.Text('a'), options.Text('2'), options.Text('c'), token);
                 break;
             case "destroy":
-                await control.CloseAsync(processId, minor, force: false, token);
+                await control.CloseAsync(processId, minor, force: false, Deadline(options), token);
                 await control.DetachAsync(processId, minor, token);
                 await control.FreeMinorAsync(minor, token);
                 break;
@@ -129,19 +146,67 @@ internal static class Verbs
 
     private static async Task<TapImage> OpenAsync(TapControl control, int processId, int minor, Options options, CancellationToken token)
     {
-        string arguments = options.Text('a') ?? throw new TapException((int)Platform.Errno.EINVAL, "-a type:path is required");
-        if ("eCEs".FirstOrDefault(options.Has) is not '\0' and char lacking)
-            throw new TapException(TapException.NotSupported, $"-{lacking} is not served; nothing was opened");
-        TapOpenFlags flags = (options.Has('R') ? TapOpenFlags.ReadOnly : 0) | (options.Has('D') ? TapOpenFlags.NoDirectIo : 0)
-            | (options.Has('r') ? TapOpenFlags.AddLocalCache : 0);
-        return await control.OpenAsync(processId, minor, arguments, flags, options.Text('2'), token);
+        string arguments = options.Text('a') ?? throw new TapException((int)Errno.EINVAL, "-a type:path is required");
+        if (options.Has('s') && !options.Has('2'))
+            throw new TapException((int)Errno.EINVAL, "-s says what a secondary is for, and there is no -2; nothing was opened");
+        TapOpening opening = new(arguments)
+        {
+            Flags = (options.Has('R') ? TapOpenFlags.ReadOnly : 0) | (options.Has('D') ? TapOpenFlags.NoDirectIo : 0)
+                | (options.Has('r') ? TapOpenFlags.AddLocalCache : 0) | (options.Has('s') ? TapOpenFlags.Standby : 0),
+            Secondary = options.Text('2'),
+            ParentMinor = options.Number('e'),
+            RequestTimeoutSeconds = options.Number('t') is not { } seconds ? 0 : seconds <= ushort.MaxValue
+                ? seconds
+                : throw new TapException((int)Errno.EINVAL, $"-t {seconds} is longer than {ushort.MaxValue} s; nothing was opened"),
+            LogPath = options.Text('C'),
+            Key = options.Has('E') ? await ReadKeyAsync(token) : null,
+        };
+        try
+        {
+            return await control.OpenAsync(processId, minor, opening, token);
+        }
+        finally
+        {
+            CryptographicOperations.ZeroMemory(opening.Key);
+        }
+    }
+
+    private static async Task<byte[]> ReadKeyAsync(CancellationToken token)
+    {
+        byte[] bytes = new byte[TapMessage.MaximumKeyBytes + 1];
+        await using Stream input = Console.OpenStandardInput();
+        int length = await input.ReadAtLeastAsync(bytes, bytes.Length, throwOnEndOfStream: false, token);
+        byte[] key = bytes[..length];
+        CryptographicOperations.ZeroMemory(bytes);
+        return key;
+    }
+
+    private static Task<int> AllocateAsync(TapControl control, Options options, CancellationToken token) =>
+        options.Number('m') is { } minor ? control.AllocateMinorAsync(minor, token) : control.AllocateMinorAsync(token);
+
+    private static TimeSpan Deadline(Options options) => options.Number('t') switch
+    {
+        null => TapControl.OperationDeadline,
+        > 0 and <= MaximumSeconds and { } seconds => TimeSpan.FromSeconds(seconds),
+        { } seconds => throw new TapException((int)Errno.EINVAL, $"-t {seconds}: 1 to {MaximumSeconds} s"),
+    };
+
+    // Disks are served over NBD; only a kernel with the old driver has block devices, and with them a major.
+    private static string Major(Options options)
+    {
+        if (options.Has('c'))
+            throw new TapException((int)Errno.EINVAL, "there is no character device");
+        return File.ReadLines("/proc/devices")
+            .Select(static line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+            .FirstOrDefault(static fields => fields is [_, "tapdev"])?[0]
+            ?? throw new TapException(TapException.NoSuchDevice, "the kernel has no tapdev driver; disks are served over NBD");
     }
 
     // Whether a tapdisk could be started here.
     private static void Check(TapControl control)
     {
         if (!File.Exists(Path.Combine(AppContext.BaseDirectory, "tapdisk")))
-            throw new TapException((int)Platform.Errno.ENOENT, $"there is no tapdisk in {AppContext.BaseDirectory}");
+            throw new TapException((int)Errno.ENOENT, $"there is no tapdisk in {AppContext.BaseDirectory}");
         Directory.CreateDirectory(control.ControlDirectory);
         Console.WriteLine("ok");
     }
@@ -149,7 +214,7 @@ internal static class Verbs
     // All of it, or nothing is left behind.
     private static async Task CreateAsync(TapControl control, Options options, CancellationToken token)
     {
-        int minor = await control.AllocateMinorAsync(token);
+        int minor = await AllocateAsync(control, options, token);
         int? processId = null;
         bool isAttached = false;
         try
@@ -165,7 +230,7 @@ internal static class Verbs
             if (isAttached)
                 await control.DetachAsync(processId!.Value, minor, CancellationToken.None);
             else if (processId is { } spawned)
-                Platform.Posix.TryKill(spawned, 15);
+                Posix.TryKill(spawned, 15);
             await control.FreeMinorAsync(minor, CancellationToken.None);
             throw;
         }

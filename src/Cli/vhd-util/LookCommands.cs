@@ -1,4 +1,4 @@
-// The verbs that look and change nothing: query, check, scan, read.
+// The verbs that look and change nothing: query, check, scan.
 using System.CommandLine;
 using System.IO.Enumeration;
 using Platform;
@@ -15,7 +15,7 @@ internal static class LookCommands
         Option<bool> file = new("-s") { Description = "bytes of the file" };
         Option<bool> parent = new("-p") { Description = "the parent" };
         Option<bool> hidden = new("-f") { Description = "the hidden flag" };
-        Option<bool> marker = new("-m") { Description = "the marker, which is always 0 here" };
+        Option<bool> marker = new("-m") { Description = "the marker, a byte that its writer may use as it likes" };
         Option<bool> depth = new("-d") { Description = "images in the chain" };
         Option<bool> blocks = new("-a") { Description = "allocated blocks" };
         Option<bool> room = new("-S") { Description = "largest size in MiB that the block table has room for" };
@@ -44,7 +44,7 @@ internal static class LookCommands
             Print(result.GetValue(file), $"{info.PhysicalSizeBytes}");
             Print(result.GetValue(parent), info.ParentName is null ? $"{path} has no parent" : found ?? "query failed");
             Print(result.GetValue(hidden), info.IsHidden ? "hidden: 1" : "hidden: 0");
-            Print(result.GetValue(marker), "marker: 0");
+            Print(result.GetValue(marker), $"marker: {info.Marker}");
             if (result.GetValue(depth))
                 Console.Out.WriteLine(await DepthLineAsync(path));
             Print(result.GetValue(blocks), $"{info.AllocatedBlocks}");
@@ -100,17 +100,22 @@ internal static class LookCommands
         Option<bool> isPretty = new("-p") { Description = "as a tree: a child below its parent" };
         Option<bool> withParents = new("-a") { Description = "the images below as well" };
         Option<bool> isVerbose = new("-v") { Description = "whole paths instead of names" };
+        Option<bool> withMarkers = new("-M") { Description = "markers and key hashes as well" };
+        Option<string> group = new("-l") { Description = "an LVM volume group; refused: only files are scanned" };
         Option<bool> isJson = Options.Json();
         Command command = new("scan", "Describe many images, a line for each; a broken one does not stop the rest.")
         {
-            files, match, isFast, goesOn, isPretty, withParents, isVerbose, isJson,
+            files, match, isFast, goesOn, isPretty, withParents, isVerbose, withMarkers, group, isJson,
         };
         Options.AddCommon(command);
         command.SetAction(result =>
         {
+            if (result.GetValue(group) is { } volumes)
+                throw new BlockIoException(
+                    Errno.ENOTSUP, $"LVM volumes are not supported: {volumes} was not scanned; name files or a folder");
             List<string> paths = [.. Matching(result.GetValue(match)), .. result.GetValue(files)!.SelectMany(Expand)];
             List<VhdScanEntry> found = [.. result.GetValue(withParents) ? VhdScan.WithParents(paths) : VhdScan.Run(paths)];
-            ScanOutput output = new(found, result.GetValue(isVerbose));
+            ScanOutput output = new(found, result.GetValue(isVerbose), result.GetValue(withMarkers));
             if (result.GetValue(isJson))
                 Output.WriteJson(found.Select(static entry => new { entry.Path, entry.Info, Error = entry.Error?.Message }));
             else if (result.GetValue(isPretty))
@@ -118,34 +123,6 @@ internal static class LookCommands
             else
                 output.PrintList();
             return found.Exists(static entry => entry.Error is not null) && !result.GetValue(goesOn) ? 1 : 0;
-        });
-        return command;
-    }
-
-    public static Command Read()
-    {
-        Option<string> name = Options.Name();
-        Option<bool> headers = new("-p") { Description = "what the image says about itself" };
-        Option<long> sector = new("-r")
-        {
-            Description = "the disk's data from this sector on, to standard output",
-            DefaultValueFactory = static _ => -1,
-        };
-        Option<long> count = new("-c") { Description = "how many sectors", DefaultValueFactory = static _ => 1 };
-        Option<bool> isJson = Options.Json();
-        Command command = new("read", "Print an image's own facts or its disk's data.") { name, headers, sector, count, isJson };
-        Options.AddCommon(command);
-        command.SetAction(async (result, cancellationToken) =>
-        {
-            string path = result.GetRequiredValue(name);
-            VhdInfo info = VhdImage.ReadInfo(path);
-            if (result.GetValue(isJson))
-                Output.WriteJson(info);
-            else if (result.GetValue(headers))
-                ReadOutput.PrintHeaders(info);
-            if (result.GetValue(sector) >= 0)
-                await ReadOutput.WriteDataAsync(path, result.GetValue(sector), result.GetValue(count), cancellationToken);
-            return 0;
         });
         return command;
     }

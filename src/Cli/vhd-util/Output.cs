@@ -16,7 +16,9 @@ internal static class Output
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
-    public static void WriteJson<T>(T value) => Console.Out.WriteLine(JsonSerializer.Serialize(value, Json));
+    public static void WriteJson<T>(T value) => Console.Out.WriteLine(JsonOf(value));
+
+    public static string JsonOf<T>(T value) => JsonSerializer.Serialize(value, Json);
 }
 
 /// <summary>A line that is rewritten in place: percent and the time that is left. Silent when standard error is no terminal.</summary>

@@ -20,6 +20,8 @@ internal static class Program
           vhd-util coalesce -n child.vhd                   copy what the child holds into its parent
           vhd-util resize -n disk.vhd -s 2048              another size
           vhd-util repair -n disk.vhd                      mend the footers of an image whose writer died
+          vhd-util modify -n child.vhd -z                  forget what the child holds
+          vhd-util read -n disk.vhd -p                     its headers, as they are stored
           vhd-util read -n disk.vhd -r 0 -c 8              the first 4 KiB of the disk
           vhd-util copy child.vhd flat.vhd                 the chain's content as one image (--raw: as a raw disk)
         """;
@@ -29,8 +31,9 @@ internal static class Program
         RootCommand root = new("Makes, describes and checks VHD images." + Examples)
         {
             ImageCommands.Create(), ImageCommands.Snapshot(),
-            LookCommands.Query(), LookCommands.Check(), LookCommands.Scan(), LookCommands.Read(),
+            LookCommands.Query(), LookCommands.Check(), LookCommands.Scan(), ReadCommand.Create(),
             ChangeCommands.Resize(), ChangeCommands.Coalesce(), ChangeCommands.Repair(), ChangeCommands.Set(), ChangeCommands.Modify(),
+            ChangeCommands.Fill(), ChangeCommands.Revert(), KeyCommand.Create(),
             CopyCommands.Copy(), CopyCommands.Convert(), ContentCommands.Digest(), ContentCommands.Compare(), ContentCommands.Diff(),
             StreamCommands.Export(), StreamCommands.Import(),
         };

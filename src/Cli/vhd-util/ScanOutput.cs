@@ -4,7 +4,7 @@ using Vhd;
 
 namespace VhdUtil;
 
-internal sealed class ScanOutput(IReadOnlyList<VhdScanEntry> entries, bool isVerbose)
+internal sealed class ScanOutput(IReadOnlyList<VhdScanEntry> entries, bool isVerbose, bool withMarkers)
 {
     private const int IndentPerLevel = 3;
 
@@ -46,8 +46,9 @@ internal sealed class ScanOutput(IReadOnlyList<VhdScanEntry> entries, bool isVer
             return $"vhd={entry.Path} scan-error={CodeOf(entry.Error!)} error-message='{entry.Error!.Message.Replace('\'', '"')}'";
         string name = isVerbose ? entry.Path : Path.GetFileName(entry.Path);
         string? found = isVerbose ? info.ParentPath ?? info.ParentName : info.ParentName;
+        string markers = withMarkers ? $"marker={info.Marker} keyhash={info.Key?.Hash} " : "";
         return $"vhd={name} capacity={info.VirtualSizeBytes} size={info.PhysicalSizeBytes} hidden={(info.IsHidden ? 1 : 0)} "
-            + $"parent={found ?? "none"}{remark}";
+            + $"{markers}parent={found ?? "none"}{remark}";
     }
 
     private static int CodeOf(VhdException error) => error.InnerException is BlockIoException io ? -(int)io.Errno : -(int)Errno.EINVAL;

@@ -1,6 +1,7 @@
 // One request on one connection of a control socket: the record in a single write (the original server mis-adds partial reads), then the
 // answer.
 using System.Net.Sockets;
+using System.Security.Cryptography;
 
 namespace StorageAccess.Tap;
 
@@ -45,8 +46,15 @@ internal sealed class TapConnection : IDisposable
     public async Task SendAsync(TapMessage message, ReadOnlyMemory<byte> following, CancellationToken cancellationToken)
     {
         byte[] whole = [.. message.Bytes.Span, .. following.Span];
-        for (int sent = 0; sent < whole.Length;)
-            sent += await socket.SendAsync(whole.AsMemory(sent), SocketFlags.None, cancellationToken);
+        try
+        {
+            for (int sent = 0; sent < whole.Length;)
+                sent += await socket.SendAsync(whole.AsMemory(sent), SocketFlags.None, cancellationToken);
+        }
+        finally
+        {
+            CryptographicOperations.ZeroMemory(whole); // What follows may be a key.
+        }
     }
 
     public async Task<TapMessage> ReceiveAsync(CancellationToken cancellationToken) =>

@@ -4,6 +4,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
+using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
@@ -33,7 +34,10 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     public const int MaximumFollowingBytes = 1024 * 1024;
 
     private const int MinorCount = 16384;
-    private static readonly TimeSpan OperationDeadline = TimeSpan.FromSeconds(120);
+
+    /// <summary>What a change of a disk may take, unless the caller says otherwise.</summary>
+    public static readonly TimeSpan OperationDeadline = TimeSpan.FromSeconds(120);
+
     private static readonly TimeSpan QueryDeadline = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan RetryDelay = TimeSpan.FromMilliseconds(50);
 
@@ -89,6 +93,24 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         }
     }
 
+    /// <summary>Takes a given minor.</summary>
+    /// <exception cref="TapException">EEXIST: it is taken. EINVAL: there is no such minor.</exception>
+    public async Task<int> AllocateMinorAsync(int minor, CancellationToken cancellationToken)
+    {
+        if (minor is < 0 or >= MinorCount)
+            throw new TapException((int)Errno.EINVAL, $"there is no minor {minor}: 0 to {MinorCount - 1}");
+        using SafeFileHandle gate = await LockMinorsAsync(cancellationToken);
+        try
+        {
+            using FileStream file = new(MinorPath(minor), FileMode.CreateNew, FileAccess.Write);
+            return minor;
+        }
+        catch (IOException e) when (File.Exists(MinorPath(minor)))
+        {
+            throw new TapException((int)Errno.EEXIST, $"minor {minor} is taken already; nothing was changed", e);
+        }
+    }
+
     /// <summary>Takes the lowest free minor.</summary>
     public async Task<int> AllocateMinorAsync(CancellationToken cancellationToken)
     {
@@ -124,48 +146,75 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
 
     /// <param name="arguments"><c>vhd:/path</c> or <c>aio:/path</c>.</param>
     /// <param name="secondary">A mirror's target in the field's spelling (<c>nbd:…</c>), or null.</param>
-    public async Task<TapImage> OpenAsync(
-        int processId, int minor, string arguments, TapOpenFlags flags, string? secondary, CancellationToken cancellationToken)
+    public Task<TapImage> OpenAsync(
+        int processId, int minor, string arguments, TapOpenFlags flags, string? secondary, CancellationToken cancellationToken) =>
+        OpenAsync(processId, minor, new TapOpening(arguments) { Flags = flags, Secondary = secondary }, cancellationToken);
+
+    /// <exception cref="TapException">What the tapdisk refuses; nothing is open then.</exception>
+    public async Task<TapImage> OpenAsync(int processId, int minor, TapOpening opening, CancellationToken cancellationToken)
     {
-        TapMessage answer = await CallAsync(
-            processId,
-            new TapMessage(TapMessageType.Open, minor)
-            {
-                Flags = secondary is null ? flags : flags | TapOpenFlags.Secondary,
-                DeviceNumber = minor,
-                Path = arguments,
-                ParentDeviceNumber = -1,
-                Secondary = secondary ?? "",
-            },
-            OperationDeadline,
-            cancellationToken);
-        return new TapImage((long)answer.Sectors * answer.SectorSizeBytes, (int)answer.SectorSizeBytes, (answer.ImageInfo & 2) != 0);
+        TapOpenFlags flags = opening.Flags
+            | (opening.Secondary is null ? 0 : TapOpenFlags.Secondary)
+            | (opening.ParentMinor is null ? 0 : TapOpenFlags.ReuseParent)
+            | (opening.LogPath is null ? 0 : TapOpenFlags.AddLog)
+            | (opening.Key is null ? 0 : TapOpenFlags.Encrypted);
+        TapMessage request = new(TapMessageType.Open, minor)
+        {
+            Flags = flags,
+            DeviceNumber = minor,
+            Path = opening.Arguments,
+            ParentDeviceNumber = opening.ParentMinor ?? -1,
+            RequestTimeoutSeconds = opening.RequestTimeoutSeconds,
+            Secondary = opening.Secondary ?? "",
+        };
+        byte[] following = [.. TapMessage.LogPath(opening.LogPath), .. TapMessage.Key(opening.Key)];
+        try
+        {
+            TapMessage answer = await CallAsync(processId, request, following, OperationDeadline, cancellationToken);
+            return new TapImage((long)answer.Sectors * answer.SectorSizeBytes, (int)answer.SectorSizeBytes, (answer.ImageInfo & 2) != 0);
+        }
+        finally
+        {
+            CryptographicOperations.ZeroMemory(following);
+        }
     }
 
     /// <summary>Holds the disk's I/O, finishes what is in flight, and closes the image files.</summary>
     public Task PauseAsync(int processId, int minor, CancellationToken cancellationToken) =>
-        RepeatWhileBusyAsync(processId, new TapMessage(TapMessageType.Pause, minor), cancellationToken);
+        PauseAsync(processId, minor, OperationDeadline, cancellationToken);
+
+    public Task PauseAsync(int processId, int minor, TimeSpan deadline, CancellationToken cancellationToken) =>
+        RepeatWhileBusyAsync(processId, new TapMessage(TapMessageType.Pause, minor), deadline, cancellationToken);
 
     /// <param name="arguments">Another <c>type:path</c> (after a snapshot), or null to open the same again.</param>
     /// <param name="secondary">Starts a mirror; <c>null</c> as text removes it; null leaves it.</param>
     public Task ResumeAsync(int processId, int minor, string? arguments, string? secondary, CancellationToken cancellationToken) =>
+        ResumeAsync(processId, minor, arguments, secondary, null, cancellationToken);
+
+    /// <param name="logPath">A changed-block log that the tapdisk is to keep, or null.</param>
+    public Task ResumeAsync(
+        int processId, int minor, string? arguments, string? secondary, string? logPath, CancellationToken cancellationToken) =>
         CallAsync(
             processId,
             new TapMessage(TapMessageType.Resume, minor)
             {
-                Flags = secondary is null ? TapOpenFlags.None : TapOpenFlags.Secondary,
+                Flags = (secondary is null ? 0 : TapOpenFlags.Secondary) | (logPath is null ? 0 : TapOpenFlags.AddLog),
                 Path = arguments ?? "",
                 Secondary = secondary ?? "",
             },
+            TapMessage.LogPath(logPath),
             OperationDeadline,
             cancellationToken);
 
     /// <param name="force">Kills the process when it does not answer, as the field's <c>-f</c> does; what was not flushed may be
     /// lost.</param>
-    public async Task CloseAsync(int processId, int minor, bool force, CancellationToken cancellationToken)
+    public Task CloseAsync(int processId, int minor, bool force, CancellationToken cancellationToken) =>
+        CloseAsync(processId, minor, force, OperationDeadline, cancellationToken);
+
+    public async Task CloseAsync(int processId, int minor, bool force, TimeSpan deadline, CancellationToken cancellationToken)
     {
         TapMessage request = new(force ? TapMessageType.ForceShutdown : TapMessageType.Close, minor);
-        await RepeatWhileBusyAsync(processId, request, cancellationToken);
+        await RepeatWhileBusyAsync(processId, request, deadline, cancellationToken);
     }
 
     /// <summary>Every process and minor of the folder. Sockets of dead processes are removed on the way.</summary>
@@ -288,23 +337,28 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         return answer;
     }
 
-    private async Task<TapMessage> CallAsync(int processId, TapMessage request, TimeSpan deadline, CancellationToken cancellationToken) =>
+    private Task<TapMessage> CallAsync(int processId, TapMessage request, TimeSpan deadline, CancellationToken cancellationToken) =>
+        CallAsync(processId, request, default, deadline, cancellationToken);
+
+    private async Task<TapMessage> CallAsync(
+        int processId, TapMessage request, ReadOnlyMemory<byte> following, TimeSpan deadline, CancellationToken cancellationToken) =>
         await ExchangeAsync(processId, deadline, async (connection, token) =>
         {
-            await connection.SendAsync(request, default, token);
+            await connection.SendAsync(request, following, token);
             TapMessageType expected = request.Type == TapMessageType.ForceShutdown ? TapMessageType.CloseResponse : request.Type + 1;
             return Checked(await connection.ReceiveAsync(token), expected);
         }, cancellationToken);
 
     // The field's clients repeat pause and close while the disk is still draining.
-    private async Task RepeatWhileBusyAsync(int processId, TapMessage request, CancellationToken cancellationToken) =>
-        await WithDeadlineAsync(OperationDeadline, $"tapdisk {processId} stayed busy", async token =>
+    private async Task RepeatWhileBusyAsync(
+        int processId, TapMessage request, TimeSpan deadline, CancellationToken cancellationToken) =>
+        await WithDeadlineAsync(deadline, $"tapdisk {processId} stayed busy", async token =>
         {
             while (true)
             {
                 try
                 {
-                    return await CallAsync(processId, request, OperationDeadline, token);
+                    return await CallAsync(processId, request, deadline, token);
                 }
                 catch (TapException e) when (e.ErrnoNumber is TapException.Busy or TapException.TryAgain or TapException.Interrupted)
                 {

@@ -83,6 +83,9 @@ public sealed class TapMessage
     /// <summary>The longest path or secondary in bytes of UTF-8; one more is the terminator.</summary>
     public const int MaximumTextBytes = 255;
 
+    /// <summary>The longest key that may follow a record.</summary>
+    public const int MaximumKeyBytes = 64;
+
     private const int Union = 8;
     private readonly byte[] bytes;
 
@@ -223,6 +226,27 @@ public sealed class TapMessage
         return new TapMessage(record.ToArray());
     }
 
+    /// <summary>The changed-block log's path as it follows the record, 256 bytes with its terminator; nothing without a path.</summary>
+    /// <exception cref="TapException">ENAMETOOLONG: longer than 255 bytes.</exception>
+    public static byte[] LogPath(string? path)
+    {
+        if (path is null)
+            return [];
+        byte[] following = new byte[MaximumTextBytes + 1];
+        PutText(following, path);
+        return following;
+    }
+
+    /// <summary>A key as it follows the record: a byte with its length, and the key; nothing without one.</summary>
+    /// <exception cref="TapException">EINVAL: neither 32 nor 64 bytes.</exception>
+    public static byte[] Key(byte[]? key) => key switch
+    {
+        null => [],
+        { Length: 32 or MaximumKeyBytes } => [(byte)key.Length, .. key],
+        _ => throw new TapException(
+            (int)Platform.Errno.EINVAL, $"a key has 32 or {MaximumKeyBytes} bytes, not {key.Length}; nothing was sent"),
+    };
+
     private static string Cut(string text)
     {
         while (Encoding.UTF8.GetByteCount(text) > MaximumTextBytes)
@@ -243,7 +267,9 @@ public sealed class TapMessage
         return Encoding.UTF8.GetString(end < 0 ? field : field[..end]);
     }
 
-    private void PutText(int offset, string text)
+    private void PutText(int offset, string text) => PutText(bytes.AsSpan(offset), text);
+
+    private static void PutText(Span<byte> field, string text)
     {
         if (Encoding.UTF8.GetByteCount(text) > MaximumTextBytes || text.Contains('\0'))
         {
@@ -251,6 +277,6 @@ public sealed class TapMessage
                 TapException.NameTooLong, $"'{text}' does not fit the {MaximumTextBytes} bytes of a control message; nothing was sent");
         }
 
-        Encoding.UTF8.GetBytes(text, bytes.AsSpan(offset));
+        Encoding.UTF8.GetBytes(text, field);
     }
 }

@@ -72,6 +72,7 @@ internal static class ExistingTargets
         try
         {
             Check(source, layer, path, options);
+            layer.RefuseEncrypted();
             if (layer.IsFlat)
                 return new RawTarget(layer.File, path, layer.SizeBytes, isExisting: true, options.IsDirect);
             VhdTarget target = new(layer, isExisting: true, options.IsLayerOnly, options.IsDirect);

@@ -87,11 +87,5 @@ public sealed class VhdUtilTests : IDisposable
         return result;
     }
 
-    private static async Task<ChildResult> RunAsync(params string[] arguments)
-    {
-        // Beside our own folder in the build's output: .../bin/Conformance/release/ and .../bin/vhd-util/release/.
-        string own = AppContext.BaseDirectory.TrimEnd('/');
-        string program = Path.Combine(own, "..", "..", "vhd-util", Path.GetFileName(own), "vhd-util");
-        return await Tool.RunAsync(program, arguments);
-    }
+    private static Task<ChildResult> RunAsync(params string[] arguments) => VhdUtilProgram.RunAsync(arguments);
 }
