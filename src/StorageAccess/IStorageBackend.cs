@@ -107,6 +107,16 @@ public interface IStorageBackend
     /// <returns>A bitmap of 64 KiB blocks, first block in the highest bit, in base64.</returns>
     Task<string> VdiListChangedBlocksAsync(string dbg, SrId sr, VdiId from, VdiId to, CancellationToken cancellationToken) =>
         Task.FromException<string>(StorageException.Unimplemented("VDI.list_changed_blocks"));
+
+    Task VdiSetContentIdAsync(string dbg, SrId sr, VdiId vdi, string contentId, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("VDI.set_content_id"));
+
+    /// <param name="value">Null: the key goes. A key that is there already is not replaced: Duplicated_key.</param>
+    Task VdiSetSmConfigAsync(string dbg, SrId sr, VdiId vdi, string key, string? value, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented(value is null ? "VDI.remove_from_sm_config" : "VDI.add_to_sm_config"));
+
+    Task VdiTagAsync(string dbg, SrId sr, VdiId vdi, string tag, bool isThere, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented(isThere ? "VDI.add_tags" : "VDI.remove_tags"));
 }
 
 /// <summary>

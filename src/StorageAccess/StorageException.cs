@@ -47,6 +47,15 @@ public sealed class StorageException : Exception
 
     public static StorageException Unimplemented(string call) => new("Unimplemented", "UNIMPLEMENTED_IN_SM_BACKEND", [call]);
 
+    public static StorageException DoesNotExist(string kind, string id) => new("Does_not_exist", "INTERNAL_ERROR", [kind, id]);
+
+    public static StorageException Cancelled(string task) => new("Cancelled", "TASK_CANCELLED", [task]);
+
+    /// <param name="tag">One of the field's Migration_… variants.</param>
+    public static StorageException Migration(string tag, string text) => new(tag, "INTERNAL_ERROR", [text]);
+
+    public static StorageException DuplicatedKey(string key) => new("Duplicated_key", "MAP_DUPLICATE_KEY", [key]);
+
     public static StorageException Internal(string text) => new("Internal_error", "INTERNAL_ERROR", [text]);
 
     /// <summary>No answer that can be trusted.</summary>

@@ -8,19 +8,24 @@ using static StorageAccess.StorageWire;
 namespace StorageAccess;
 
 /// <summary>The method table; the host puts its dispatcher on a unix socket.</summary>
-public sealed class StorageServer
+public sealed partial class StorageServer
 {
     private static readonly QueryResult Mux = new(
         "mux", "storage multiplexor", "forwards calls to other plugins", "Storage", "1.0", "2.0", [], new Dictionary<string, string>(),
         "SMAPIv2");
 
     private readonly StorageLayer layer;
+    private readonly StorageTasks tasks;
+    private readonly DiskCopying copying;
 
-    public StorageServer(StorageLayer layer)
+    public StorageServer(StorageLayer layer, StorageTasks tasks, IDiskCopier copier)
     {
         this.layer = layer;
+        this.tasks = tasks;
+        copying = new DiskCopying(layer, tasks, copier);
         Dispatcher = new JsonRpcDispatcher(new Dictionary<string, JsonRpcHandler>(
-            Queries().Concat(Srs()).Concat(Vdis()).Concat(VdiDatapaths()).Concat(Dps())), WriteError);
+            Queries().Concat(Srs()).Concat(SrNames()).Concat(Vdis()).Concat(VdiSettings()).Concat(Content()).Concat(VdiDatapaths()).Concat(Dps())
+                .Concat(DataPlane()).Concat(TasksAndUpdates())), WriteError);
     }
 
     public JsonRpcDispatcher Dispatcher { get; }
@@ -61,6 +66,7 @@ public sealed class StorageServer
 
     private Dictionary<string, JsonRpcHandler> VdiDatapaths() => new()
     {
+        ["VDI.attach"] = async (p, c) => Legacy(ReadBackend(await AttachAsync(p, c))),
         ["VDI.attach2"] = AttachAsync,
         ["VDI.attach3"] = AttachAsync,
         ["VDI.activate"] = (p, c) => Unit(layer.ActivateAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
@@ -69,10 +75,6 @@ public sealed class StorageServer
         ["VDI.activate_readonly"] = (p, c) => Unit(layer.ActivateAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
         ["VDI.deactivate"] = (p, c) => Unit(layer.DeactivateAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
         ["VDI.detach"] = (p, c) => Unit(layer.DetachAsync(Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), c)),
-        ["VDI.epoch_begin"] = static (p, _) =>
-            Flag(p, "persistent", true) ? Task.FromResult<JsonNode?>(null)
-                : throw StorageException.Unimplemented("VDI.epoch_begin, not persistent"),
-        ["VDI.epoch_end"] = static (_, _) => Task.FromResult<JsonNode?>(null),
     };
 
     private Dictionary<string, JsonRpcHandler> Dps() => new()

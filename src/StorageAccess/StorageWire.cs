@@ -81,6 +81,26 @@ internal static class StorageWire
             Number(json, "free_space", 0), Flag(json, "clustered", false), Text(json, "health", "Healthy"));
     }
 
+    public static JsonNode Write(ProbeResult probe) => probe switch
+    {
+        RawProbe raw => new JsonArray("Raw", raw.Xml),
+        ProbeList list => new JsonArray("Probe", new JsonArray([.. list.Found.Select(Write)])),
+        _ => throw new ArgumentOutOfRangeException(nameof(probe)),
+    };
+
+    private static JsonNode Write(ProbedSr found)
+    {
+        JsonObject json = new()
+        {
+            ["configuration"] = Write(found.Configuration),
+            ["complete"] = found.Complete,
+            ["extra_info"] = Write(found.ExtraInfo),
+        };
+        if (found.Sr is { } sr)
+            json["sr"] = Write(sr);
+        return json;
+    }
+
     public static JsonObject Write(QueryResult query) => new()
     {
         ["driver"] = query.Driver,
@@ -140,6 +160,7 @@ internal static class StorageWire
     public static JsonNode WriteError(Exception exception) => exception switch
     {
         StorageException { Transition: { } t } => new JsonArray("Illegal_transition", new JsonArray(Write(t.From), Write(t.To))),
+        StorageException { Tag: "Does_not_exist", Parameters: [{ } kind, { } id] } => new JsonArray("Does_not_exist", new JsonArray(kind, id)),
         StorageException { Tag: "Backend_error" } e => new JsonArray("Backend_error", new JsonArray(e.Code, Strings(e.Parameters))),
         StorageException e => new JsonArray(e.Tag, e.Parameters.Count == 0 ? "" : e.Parameters[0]),
         OperationCanceledException => new JsonArray("Cancelled", ""),
