@@ -1,5 +1,5 @@
-// The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for xenopsd and
-// tools, an SM row for each type.
+// The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for
+// xenopsd and tools, an SM row for each type.
 using System.Text;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -26,11 +26,17 @@ public sealed partial class StorageHost : IAsyncDisposable
     private readonly WebApplication socket;
     private readonly string socketPath;
 
-    private StorageHost(StorageState state, StorageLayer layer, TapControl tap, WebApplication socket, string socketPath)
+    private readonly IReadOnlyDictionary<string, IStorageBackend> backends;
+
+    private StorageHost(
+        StorageState state, IReadOnlyDictionary<string, IStorageBackend> backends, StorageLayer layer, TapControl tap, HostPlugins plugins,
+        WebApplication socket, string socketPath)
     {
         this.state = state;
+        this.backends = backends;
         Layer = layer;
         Tap = tap;
+        Plugins = plugins;
         this.socket = socket;
         this.socketPath = socketPath;
     }
@@ -39,6 +45,14 @@ public sealed partial class StorageHost : IAsyncDisposable
 
     /// <summary>The host's tapdisks.</summary>
     public TapControl Tap { get; }
+
+    /// <summary>What host.call_plugin runs.</summary>
+    public HostPlugins Plugins { get; }
+
+    /// <summary>For what is about no SR in particular (a probe): it needs none of the layer's locks.</summary>
+    /// <exception cref="StorageException">SR_UNKNOWN_DRIVER.</exception>
+    public IStorageBackend BackendOf(string type) =>
+        backends.TryGetValue(type.ToLowerInvariant(), out IStorageBackend? backend) ? backend : throw new StorageException("SR_UNKNOWN_DRIVER", type);
 
     public static async Task<StorageHost> StartAsync(
         XapiOptions options, PoolDatabase database, SessionTable sessions, string hostRef, TimeProvider time, ILogger log,
@@ -58,12 +72,15 @@ public sealed partial class StorageHost : IAsyncDisposable
             SmDatabase port = new(database, sessions, hostRef, time);
             await AddDriversAsync(backends, options, port, environment, log, cancellationToken);
             await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
+            Dictionary<string, SmKind> kinds = [];
             foreach ((string type, IStorageBackend backend) in backends)
-                RecordSm(database, type, await backend.QueryAsync("start", cancellationToken));
+                kinds[type] = backend is SmapiV1Backend v1 ? SmKind.Of(v1.Driver) : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
+            SmRows.Record(database, kinds);
+            HostPlugins plugins = new(options.PluginsDirectory, options.ToolsDirectory, environment, HostPlugins.DefaultDeadline);
             StorageLayer layer = new(state, backends, time, StorageLayer.DefaultLockWait);
             string path = Path.Combine(options.RuntimeDirectory, "storage");
             WebApplication socket = await ListenAsync(path, new StorageServer(layer).Dispatcher, cancellationToken);
-            return new StorageHost(state, layer, tap, socket, path);
+            return new StorageHost(state, backends, layer, tap, plugins, socket, path);
         }
         catch
         {
@@ -77,6 +94,7 @@ public sealed partial class StorageHost : IAsyncDisposable
         await socket.StopAsync();
         await socket.DisposeAsync();
         File.Delete(socketPath);
+        Plugins.Dispose();
         state.Dispose();
     }
 
@@ -88,9 +106,14 @@ public sealed partial class StorageHost : IAsyncDisposable
             return;
         SmDriverSettings settings = new(options.ToolsDirectory, environment, SmDriverSettings.DefaultDeadline);
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(options.SmDirectory, port.HostRef, settings, cancellationToken);
+            await SmDrivers.DiscoverAsync(options.SmDirectory, options.SmPlugins, port.HostRef, settings, cancellationToken);
         foreach (SmDriver driver in drivers)
+        {
             backends[driver.Type] = new SmapiV1Backend(driver, port, settings);
+            if (driver.UnknownCapabilities.Count != 0)
+                LogUnknown(log, driver.Path, string.Join(", ", driver.UnknownCapabilities));
+        }
+
         foreach (RejectedDriver driver in rejected)
             LogRejected(log, driver.Path, driver.Reason);
     }
@@ -108,18 +131,6 @@ public sealed partial class StorageHost : IAsyncDisposable
         foreach (RejectedPlugin plugin in plugins.Rejected)
             LogRejected(log, plugin.Path, plugin.Reason);
     }
-
-    private static void RecordSm(PoolDatabase database, string type, QueryResult query) => database.Transaction(() =>
-    {
-        string sm = database.All("SM").FirstOrDefault(s => database.GetString("SM", s, "type") == type) ?? database.Create("SM", ("type", type));
-        database.Set("SM", sm, "name_label", query.Name);
-        database.Set("SM", sm, "name_description", query.Description);
-        database.Set("SM", sm, "vendor", query.Vendor);
-        database.Set("SM", sm, "version", query.Version);
-        database.Set("SM", sm, "required_api_version", query.RequiredApiVersion);
-        database.Set("SM", sm, "capabilities", RpcValue.Strings(query.Features));
-        database.Set("SM", sm, "configuration", RpcValue.Map(query.Configuration));
-    });
 
     /// <summary>The field's storage socket: HTTP POST / with JSON-RPC, for this host's own daemons.</summary>
     private static async Task<WebApplication> ListenAsync(string path, JsonRpcDispatcher dispatcher, CancellationToken cancellationToken)
@@ -147,4 +158,7 @@ public sealed partial class StorageHost : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
     private static partial void LogRejected(ILogger log, string path, string reason);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "{Path} claims what this layer does not know, and it is left out: {Names}")]
+    private static partial void LogUnknown(ILogger log, string path, string names);
 }

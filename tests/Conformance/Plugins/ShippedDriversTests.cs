@@ -172,7 +172,7 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         Link("sm/FileVhdSR", Built("FileVhdSR"));
         SmDriverSettings settings = new(ToolsFolder, Variables(), TimeSpan.FromMinutes(1));
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(folder.File("sm"), xenApi.HostRef, settings, None);
+            await SmDrivers.DiscoverAsync(folder.File("sm"), [SmDrivers.AnyType], xenApi.HostRef, settings, None);
         Assert.Empty(rejected);
         return new SmapiV1Backend(Assert.Single(drivers), xenApi, settings);
     }

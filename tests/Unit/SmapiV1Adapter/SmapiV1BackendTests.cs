@@ -8,6 +8,13 @@ namespace Unit.SmapiV1AdapterTests;
 public sealed class SmapiV1BackendTests : IDisposable
 {
     private const string Nil = "<methodResponse><params><param><value><nil/></value></param></params></methodResponse>";
+    private static readonly string[] All =
+    [
+        "SR_PROBE", "SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE",
+        "VDI_SNAPSHOT", "VDI_RESIZE", "VDI_INTRODUCE", "VDI_UPDATE", "VDI_GENERATE_CONFIG", "VDI_RESET_ON_BOOT", "VDI_CONFIG_CBT",
+        "VDI_COMPOSE", "VDI_REVERT",
+    ];
+
     private static readonly SrId Sr = new("sr");
     private static readonly VdiId Vdi = new("disk");
     private static readonly DatapathId Dp = new("dp");
@@ -135,8 +142,8 @@ public sealed class SmapiV1BackendTests : IDisposable
     public async Task A_snapshot_is_recorded_as_one()
     {
         database.Add("copy");
-        SmapiV1Backend backend = Answering(
-            "<methodResponse><params><param><value><struct><member><name>uuid</name><value>copy</value></member><member><name>location</name><value>copy</value></member></struct></value></param></params></methodResponse>");
+        SmapiV1Backend backend = Driver(
+            "echo '<methodResponse><params><param><value><struct><member><name>uuid</name><value>copy</value></member><member><name>location</name><value>copy</value></member></struct></value></param></params></methodResponse>'", capabilities: ["VDI_SNAPSHOT"]);
         Assert.Equal("copy", (await backend.VdiSnapshotAsync("t", Sr, database.VdiRecords[Vdi].Info, None)).Vdi.Value);
         Assert.Equal((new VdiId("copy"), Vdi, true), Assert.Single(database.Copies));
     }
@@ -169,7 +176,7 @@ public sealed class SmapiV1BackendTests : IDisposable
         File.CreateSymbolicLink(folder.File("sm/GoneSR"), folder.File("nowhere"));
 
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(folder.File("sm"), "OpaqueRef:h", Settings(null, []), None);
+            await SmDrivers.DiscoverAsync(folder.File("sm"), [SmDrivers.AnyType], "OpaqueRef:h", Settings(null, []), None);
 
         SmDriver driver = Assert.Single(drivers);
         Assert.Equal(("nfs", 2), (driver.Type, driver.Capabilities["VDI_RESET_ON_BOOT"]));
@@ -189,7 +196,7 @@ public sealed class SmapiV1BackendTests : IDisposable
     {
         string path = FakeProgram.Write(folder.File("FakeSR"), script);
         QueryResult query = new("fake", "", "", "", "", "", [], new Dictionary<string, string>(), "SMAPIv1");
-        Dictionary<string, int> can = (capabilities ?? ["VDI_ACTIVATE", "VDI_DEACTIVATE"]).ToDictionary(static c => c, static _ => 1);
+        Dictionary<string, int> can = (capabilities ?? All).ToDictionary(static c => c, static _ => 1);
         return new SmapiV1Backend(new SmDriver("fake", path, query, can), database, Settings(deadline, configured ?? []));
     }
 
