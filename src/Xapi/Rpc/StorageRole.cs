@@ -7,7 +7,7 @@ using Xapi.Sessions;
 
 namespace Xapi.Rpc;
 
-internal static class StorageRole
+public static class StorageRole
 {
     /// <summary>Changes of what belongs to no SR.</summary>
     private static readonly HashSet<string> OfThePool =

@@ -162,7 +162,8 @@ public sealed class SmapiV1BackendTests : IDisposable
             <methodResponse><params><param><value><struct><member><name>name</name><value>n</value></member><member><name>description</name><value/></member>
             <member><name>vendor</name><value>v</value></member><member><name>copyright</name><value/></member><member><name>driver_version</name><value>1</value></member>
             <member><name>required_api_version</name><value>1.1</value></member><member><name>capabilities</name><value><array><data><value>VDI_CREATE</value>
-            <value>VDI_RESET_ON_BOOT/2</value></data></array></value></member><member><name>configuration</name><value><array><data/></array></value></member>
+            <value>VDI_RESET_ON_BOOT/2</value><value>ATOMIC_PAUSE</value></data></array></value></member>
+            <member><name>supported_image_formats</name><value><array><data><value>vhd</value></data></array></value></member><member><name>configuration</name><value><array><data/></array></value></member>
             </struct></value></param></params></methodResponse>
             """;
         string good = $"cat <<'E'\n{info}\nE";
@@ -181,6 +182,9 @@ public sealed class SmapiV1BackendTests : IDisposable
         SmDriver driver = Assert.Single(drivers);
         Assert.Equal(("nfs", 2), (driver.Type, driver.Capabilities["VDI_RESET_ON_BOOT"]));
         Assert.Equal(["VDI_CREATE", "VDI_RESET_ON_BOOT"], driver.Info.Features);
+        Assert.Equal(["ATOMIC_PAUSE"], driver.UnknownCapabilities);
+        Assert.Equal(["vhd"], driver.ImageFormats);
+        Assert.Empty((await SmDrivers.DiscoverAsync(folder.File("sm"), ["ext"], "OpaqueRef:h", Settings(null, []), None)).Rejected);
         Assert.Equal(
             ["BadSR: sr_get_driver_info failed", "GoneSR: it is a link to nothing", "OpenSR: everybody may write to it",
                 "PlainSR: it is not executable", "nfsSR: serves type"],
