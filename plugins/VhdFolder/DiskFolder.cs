@@ -154,7 +154,8 @@ public sealed class DiskFolder
                 $"{key} has {disk.VirtualSizeBytes} bytes and can have up to {LargestDiskBytes}, not {sizeBytes}: it does not shrink");
         sizeBytes = (sizeBytes + SectorBytes - 1) / SectorBytes * SectorBytes;
         (long _, long free, long _) = Space();
-        long needed = (Record.QuotaBytes > 0 ? sizeBytes - disk.VirtualSizeBytes : 0) + OverheadOf(sizeBytes) - OverheadOf(disk.VirtualSizeBytes);
+        long needed = OverheadOf(sizeBytes) - OverheadOf(disk.VirtualSizeBytes)
+            + (Record.QuotaBytes > 0 ? sizeBytes - disk.VirtualSizeBytes : 0);
         if (needed > free)
             throw new DriverException(DriverException.NoSpace, $"{Path} has {free} bytes free, {needed} are needed");
         try

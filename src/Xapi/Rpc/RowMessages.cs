@@ -79,7 +79,8 @@ public static class RowMessages
         if (context.Session.StorageSr is null)
             return a;
         RpcStruct now = context.Database.Get("VDI", a[0].AsString(), "sm_config").AsStruct();
-        return [a[0], new RpcStruct([.. a[1].AsStruct().Members.Where(static m => !IsLock(m.Key)), .. now.Members.Where(static m => IsLock(m.Key))])];
+        IEnumerable<KeyValuePair<string, RpcValue>> given = a[1].AsStruct().Members.Where(static m => !IsLock(m.Key));
+        return [a[0], new RpcStruct([.. given, .. now.Members.Where(static m => IsLock(m.Key))])];
     }
 
     private static bool IsLock(string key) =>

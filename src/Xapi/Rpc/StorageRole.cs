@@ -14,7 +14,8 @@ public static class StorageRole
     [
         "session.logout",
         "task.create", "task.set_progress", "task.set_status", "task.set_other_config", "task.cancel", "task.destroy",
-        "message.create", "message.destroy", "secret.create", "host.call_plugin", "host.add_to_other_config", "host.remove_from_other_config",
+        "message.create", "message.destroy", "secret.create", "host.call_plugin",
+        "host.add_to_other_config", "host.remove_from_other_config",
     ];
 
     /// <summary>Changes of an object of the session's own SR; the first parameter is the object.</summary>

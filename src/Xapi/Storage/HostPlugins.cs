@@ -56,7 +56,8 @@ public sealed class HostPlugins(string? folder, string toolsFolder, IReadOnlyDic
 
     private string Find(string plugin)
     {
-        bool isName = plugin.Length is > 0 and < 256 && !plugin.StartsWith('.') && plugin.All(static c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.');
+        bool isName = plugin.Length is > 0 and < 256 && !plugin.StartsWith('.')
+            && plugin.All(static c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.');
         string path = isName && folder is not null ? Path.Combine(folder, plugin) : "";
         if (!File.Exists(path))
             throw new XapiException("XENAPI_MISSING_PLUGIN", plugin);

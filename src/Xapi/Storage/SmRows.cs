@@ -14,7 +14,8 @@ public sealed record SmKind(
     public static SmKind Of(SmDriver driver) => new(driver.Info, driver.Capabilities, driver.Copyright, driver.Path, driver.ImageFormats);
 
     /// <summary>A plugin does not say which version of a feature it has: the first.</summary>
-    public static SmKind Of(QueryResult query) => new(query, query.Features.Distinct().ToDictionary(static f => f, static _ => 1), "", "", []);
+    public static SmKind Of(QueryResult query) =>
+        new(query, query.Features.Distinct().ToDictionary(static f => f, static _ => 1), "", "", []);
 }
 
 public static class SmRows

@@ -52,7 +52,9 @@ public sealed partial class StorageHost : IAsyncDisposable
     /// <summary>For what is about no SR in particular (a probe): it needs none of the layer's locks.</summary>
     /// <exception cref="StorageException">SR_UNKNOWN_DRIVER.</exception>
     public IStorageBackend BackendOf(string type) =>
-        backends.TryGetValue(type.ToLowerInvariant(), out IStorageBackend? backend) ? backend : throw new StorageException("SR_UNKNOWN_DRIVER", type);
+        backends.TryGetValue(type.ToLowerInvariant(), out IStorageBackend? backend)
+            ? backend
+            : throw new StorageException("SR_UNKNOWN_DRIVER", type);
 
     public static async Task<StorageHost> StartAsync(
         XapiOptions options, PoolDatabase database, SessionTable sessions, string hostRef, TimeProvider time, ILogger log,
@@ -74,7 +76,9 @@ public sealed partial class StorageHost : IAsyncDisposable
             await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
             Dictionary<string, SmKind> kinds = [];
             foreach ((string type, IStorageBackend backend) in backends)
-                kinds[type] = backend is SmapiV1Backend v1 ? SmKind.Of(v1.Driver) : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
+                kinds[type] = backend is SmapiV1Backend v1
+                    ? SmKind.Of(v1.Driver)
+                    : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
             SmRows.Record(database, kinds);
             HostPlugins plugins = new(options.PluginsDirectory, options.ToolsDirectory, environment, HostPlugins.DefaultDeadline);
             StorageLayer layer = new(state, backends, time, StorageLayer.DefaultLockWait);
