@@ -11,7 +11,7 @@ internal sealed class Driver(Request request)
     private static readonly string[] Capabilities =
     [
         "SR_PROBE", "SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE",
-        "VDI_SNAPSHOT",
+        "VDI_SNAPSHOT", "VDI_RESIZE",
         "VDI_MIRROR", "THIN_PROVISIONING", "ATOMIC_PAUSE",
     ];
 
@@ -37,6 +37,7 @@ internal sealed class Driver(Request request)
                 "vdi_deactivate" or "vdi_detach" => await DeactivateAsync(cancellationToken),
                 "vdi_snapshot" => await ForkAsync(isSnapshot: true, cancellationToken),
                 "vdi_clone" => await ForkAsync(isSnapshot: false, cancellationToken),
+                "vdi_resize" => await ResizeAsync(cancellationToken),
                 _ => throw new DriverException(38, $"{request.Command} is not implemented"),
             };
         }
@@ -57,6 +58,7 @@ internal sealed class Driver(Request request)
         "vdi_delete" => 80,
         "vdi_clone" => 81,
         "vdi_snapshot" => 82,
+        "vdi_resize" => DriverException.ResizeFailed,
         "vdi_attach" or "vdi_detach" or "vdi_activate" or "vdi_deactivate" => 46,
         _ => 202,
     };
@@ -196,6 +198,19 @@ internal sealed class Driver(Request request)
     {
         await tap.DeactivateAsync(request.SrUuid, request.VdiLocation, cancellationToken);
         return new RpcNil();
+    }
+
+    /// <summary>Only while no tapdisk has it open: the size is read when an image is opened.</summary>
+    private async Task<RpcValue> ResizeAsync(CancellationToken cancellationToken)
+    {
+        DiskFolder folder = DiskFolder.Open(request.Location);
+        using IDisposable held = await folder.LockAsync(cancellationToken);
+        await tap.CheckClosedAsync(folder.Find(request.VdiLocation).Path, cancellationToken);
+        Disk disk = folder.Resize(request.VdiLocation, request.SizeArgument(0));
+        using XenApi xen = new(request.SessionRef);
+        await TellSizesAsync(xen, request.VdiRef, disk);
+        await TellSpaceAsync(folder, xen);
+        return RpcValue.Struct(("uuid", disk.Key), ("location", disk.Key));
     }
 
     private async Task<RpcValue> ForkAsync(bool isSnapshot, CancellationToken cancellationToken)

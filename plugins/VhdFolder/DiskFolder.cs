@@ -143,6 +143,33 @@ public sealed class DiskFolder
         return Find(key);
     }
 
+    /// <summary>
+    /// A larger size for a disk that nobody has open; its own size again is nothing to do. A crash leaves the one or the other.
+    /// </summary>
+    public Disk Resize(string key, long sizeBytes)
+    {
+        Disk disk = Find(key);
+        if (sizeBytes < disk.VirtualSizeBytes || sizeBytes > LargestDiskBytes)
+            throw new DriverException(DriverException.VdiSize,
+                $"{key} has {disk.VirtualSizeBytes} bytes and can have up to {LargestDiskBytes}, not {sizeBytes}: it does not shrink");
+        sizeBytes = (sizeBytes + SectorBytes - 1) / SectorBytes * SectorBytes;
+        (long _, long free, long _) = Space();
+        long needed = OverheadOf(sizeBytes) - OverheadOf(disk.VirtualSizeBytes)
+            + (Record.QuotaBytes > 0 ? sizeBytes - disk.VirtualSizeBytes : 0);
+        if (needed > free)
+            throw new DriverException(DriverException.NoSpace, $"{Path} has {free} bytes free, {needed} are needed");
+        try
+        {
+            VhdResize.Apply(disk.Path, sizeBytes);
+        }
+        catch (VhdException e)
+        {
+            throw new DriverException(DriverException.ResizeFailed, e.Message);
+        }
+
+        return Find(key);
+    }
+
     /// <summary>Removes a disk, and the bases that nobody needs any more.</summary>
     public void Delete(string key)
     {

@@ -15,6 +15,7 @@ public sealed class DriverException(int number, string message) : Exception(mess
     public const int VdiSize = 79;
     public const int LocationMissing = 94;
     public const int ChainTooLong = 109;
+    public const int ResizeFailed = 110;
     public const int BadRequest = 143;
     public const int VdiMissing = 144;
 

@@ -40,7 +40,7 @@ internal static class Scripts
         ["features"] = new JsonArray(
             "SR_CREATE", "SR_ATTACH", "SR_DETACH", "VDI_CREATE", "VDI_DESTROY", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE",
             "VDI_ACTIVATE_READONLY",
-            "VDI_DEACTIVATE", "VDI_CLONE", "VDI_SNAPSHOT", "VDI_MIRROR", "VDI_MIRROR_IN", "THIN_PROVISIONING"),
+            "VDI_DEACTIVATE", "VDI_CLONE", "VDI_SNAPSHOT", "VDI_RESIZE", "VDI_MIRROR", "VDI_MIRROR_IN", "THIN_PROVISIONING"),
         ["configuration"] = new JsonObject
         {
             ["path"] = "the folder, an absolute path",

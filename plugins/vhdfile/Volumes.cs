@@ -30,6 +30,10 @@ internal static class Volumes
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
                 folder.Delete(disk.Key);
                 return null;
+            case "Volume.resize":
+                await Tap.CheckClosedAsync(disk.Path, cancellationToken);
+                folder.Resize(disk.Key, p.Number("new_size"));
+                return null;
             case "Volume.set":
                 return Save(folder, disk.Key, record with { Keys = new(record.Keys) { [p.Text("k")] = p.Text("v") } });
             case "Volume.unset":

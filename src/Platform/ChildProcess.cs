@@ -1,5 +1,8 @@
-// Running other people's programs: bounded in time and in output, ended with everything they started.
+// Running other people's programs: bounded in time and in output, ended with everything they started. A child leads a session of its own
+// (setsid, of util-linux), so that what it started is found even when the parent in between has gone; who starts a session itself (a daemon)
+// is not ended.
 using System.Diagnostics;
+using System.Globalization;
 using System.Text;
 using CliWrap;
 
@@ -13,6 +16,12 @@ public sealed class ChildProcessException(string message) : IOException(message)
 
 public static class ChildProcess
 {
+    private const string SetSid = "/usr/bin/setsid";
+    private const string SetSidFailed = "setsid: failed to execute";
+
+    /// <summary>A process may start another while its session is being ended; then the session is looked at again.</summary>
+    private const int KillRounds = 5;
+
     /// <summary>Runs a program to its end. Arguments are passed as they are, never through a shell, and never logged.</summary>
     /// <param name="environment">Added to the child's environment; a null value removes a variable.</param>
     /// <exception cref="ChildProcessException">Deadline or output limit passed, or the program cannot be started.</exception>
@@ -29,8 +38,8 @@ public static class ChildProcess
         limit.CancelAfter(deadline);
         BoundedOutput output = new(outputLimitBytes, limit);
         BoundedOutput error = new(outputLimitBytes, limit);
-        Command command = Cli.Wrap(program)
-            .WithArguments(arguments, escape: true)
+        Command command = Cli.Wrap(SetSid)
+            .WithArguments([program, .. arguments], escape: true)
             .WithEnvironmentVariables(environment)
             .WithStandardInputPipe(PipeSource.FromString(standardInput, new UTF8Encoding(false)))
             .WithStandardOutputPipe(PipeTarget.ToStream(output))
@@ -38,7 +47,9 @@ public static class ChildProcess
             .WithValidation(CommandResultValidation.None);
         try
         {
-            CommandResult result = await command.ExecuteAsync(limit.Token);
+            CommandResult result = await RunInSessionAsync(command, limit.Token);
+            if (result.ExitCode is 126 or 127 && error.Text.StartsWith(SetSidFailed, StringComparison.Ordinal))
+                throw new ChildProcessException($"{program} cannot be started: {error.Text[SetSidFailed.Length..].Trim()}");
             return new ChildResult(result.ExitCode, output.Text, error.Text);
         }
         catch (OperationCanceledException) when (output.IsOver || error.IsOver)
@@ -53,6 +64,53 @@ public static class ChildProcess
         {
             throw new ChildProcessException($"{program} cannot be started: {e.Message}");
         }
+    }
+
+    private static async Task<CommandResult> RunInSessionAsync(Command command, CancellationToken limit)
+    {
+        CommandTask<CommandResult> running = command.ExecuteAsync(limit);
+        int session = running.ProcessId;
+        // At once: an orphan that holds the output open would make the wait below go on.
+        using CancellationTokenRegistration whenOver = limit.Register(() => KillSession(session));
+        try
+        {
+            return await running;
+        }
+        finally
+        {
+            if (limit.IsCancellationRequested)
+                KillSession(session);
+        }
+    }
+
+    private static void KillSession(int session)
+    {
+        for (int round = 0; round < KillRounds && MembersOf(session) is { Count: > 0 } members; round++)
+            members.ForEach(static processId => Posix.TryKill(processId, 9));
+    }
+
+    /// <summary>The living processes of a session: the sixth field of /proc/PID/stat, counted behind the name, which may hold anything.</summary>
+    private static List<int> MembersOf(int session)
+    {
+        List<int> members = [];
+        foreach (string folder in Directory.EnumerateDirectories("/proc"))
+        {
+            if (!int.TryParse(Path.GetFileName(folder), NumberStyles.None, CultureInfo.InvariantCulture, out int processId))
+                continue;
+            try
+            {
+                string stat = File.ReadAllText(Path.Combine(folder, "stat"));
+                string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
+                if (fields[3] == session.ToString(CultureInfo.InvariantCulture) && fields[0] is not "Z" and not "X")
+                    members.Add(processId);
+            }
+            catch (IOException)
+            {
+                // It has ended meanwhile.
+            }
+        }
+
+        return members;
     }
 
     /// <summary>

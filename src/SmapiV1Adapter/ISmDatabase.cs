@@ -4,14 +4,25 @@ using StorageAccess;
 
 namespace SmapiV1Adapter;
 
+/// <param name="Ref">"" for a call that is about no SR (a probe).</param>
 /// <param name="SessionRef">A session marked as this SR's own, which the driver's call-backs use.</param>
 /// <param name="IsMaster">This host may change the SR's metadata.</param>
 /// <param name="LocalCacheSr">A uuid, or null.</param>
 public sealed record SmSr(
-    string Ref, string SessionRef, bool IsMaster, IReadOnlyDictionary<string, string> DeviceConfig, string? LocalCacheSr = null);
+    string Ref, string SessionRef, bool IsMaster, IReadOnlyDictionary<string, string> DeviceConfig, string? LocalCacheSr = null)
+{
+    /// <summary>Where the pool's coordinator is, for who asks another host; null when nobody knows.</summary>
+    public string? MasterAddress { get; init; }
+
+    /// <summary>A disaster recovery task brought it: its content is another pool's.</summary>
+    public bool IsIntroducedByDr { get; init; }
+}
 
 /// <param name="OnBoot"><c>persist</c> or <c>reset</c>.</param>
 public sealed record SmVdi(string Ref, string OnBoot, bool AllowCaching, VdiInfo Info);
+
+/// <summary>What a driver says of its own caching when a VDI is attached.</summary>
+public sealed record SmCaching(bool IsEnabled, string ReasonAgainst);
 
 public interface ISmDatabase
 {
@@ -22,6 +33,9 @@ public interface ISmDatabase
 
     /// <exception cref="StorageException">No_storage_plugin_for_sr: not in the database.</exception>
     SmSr Sr(SrId sr);
+
+    /// <summary>What a probe runs with: a session that owns no SR.</summary>
+    SmSr NoSr();
 
     /// <summary>After the driver's call-backs of a scan or update.</summary>
     SrInfo SrInfo(SrId sr);
@@ -36,4 +50,33 @@ public interface ISmDatabase
     /// content_id, and sm_config's <c>base_mirror</c> of the source).
     /// </summary>
     void RecordCopy(SrId sr, VdiId copy, VdiInfo source, bool isSnapshot);
+
+    /// <summary>Null leaves a name as it is.</summary>
+    void RenameSr(SrId sr, string? label, string? description);
+
+    /// <summary>Null leaves a name as it is.</summary>
+    void RenameVdi(SrId sr, VdiId vdi, string? label, string? description);
+
+    /// <summary>What is known of this host's read caching while the VDI is attached here; null when it no longer is.</summary>
+    void RecordCaching(SrId sr, VdiId vdi, SmCaching? caching);
+
+    /// <summary>A VDI is about to be written: what its content was called is no longer true. One that may not be written is left.</summary>
+    void ContentChanges(SrId sr, VdiId vdi);
+
+    /// <summary>A VDI is no longer written: a content that has no name gets one. One that may not be written is left.</summary>
+    void ContentSettles(SrId sr, VdiId vdi);
+
+    /// <summary>The VDI holds a snapshot's content again.</summary>
+    void RecordRevert(SrId sr, VdiId vdi, VdiId snapshot);
+
+    /// <summary>Only what is known about its changed blocks is left of the VDI.</summary>
+    void RecordDataDestroyed(SrId sr, VdiId vdi);
+
+    void SetContentId(SrId sr, VdiId vdi, string contentId);
+
+    /// <param name="value">Null: the key goes, if it is there.</param>
+    /// <exception cref="StorageException">Duplicated_key: drivers use this as a test-and-set.</exception>
+    void SetSmConfig(SrId sr, VdiId vdi, string key, string? value);
+
+    void Tag(SrId sr, VdiId vdi, string tag, bool isThere);
 }

@@ -11,16 +11,28 @@ internal sealed record SmCall(string Command)
 
     public IReadOnlyList<string> Arguments { get; init; } = [];
 
-    /// <summary>Null only for sr_get_driver_info, which is about no SR.</summary>
+    /// <summary>Null only for sr_get_driver_info; a probe's has no Ref.</summary>
     public SmSr? Sr { get; init; }
 
     public SrId SrUuid { get; init; }
 
+    /// <summary>In place of the SR's own.</summary>
     public IReadOnlyDictionary<string, string>? DeviceConfig { get; init; }
+
+    /// <summary>sr_probe only.</summary>
+    public IReadOnlyDictionary<string, string>? SrSmConfig { get; init; }
 
     public SmVdi? Vdi { get; init; }
 
     public string? VdiType { get; init; }
+
+    /// <summary>The uuid that the caller fixes for a VDI to be created.</summary>
+    public string? FixedUuid { get; init; }
+
+    /// <summary>The location of a VDI to be introduced.</summary>
+    public VdiId? NewLocation { get; init; }
+
+    public string? NewUuid { get; init; }
 
     public IReadOnlyDictionary<string, string>? DriverParams { get; init; }
 
@@ -31,19 +43,22 @@ internal sealed record SmCall(string Command)
     public string ToXml()
     {
         List<KeyValuePair<string, RpcValue>> members = [];
+        bool hasSr = Sr is { Ref.Length: > 0 };
         AddText("host_ref", HostRef);
         AddText("command", Command);
         Add("args", RpcValue.Strings(Arguments));
-        Add("device_config", RpcValue.Map(Sr is null ? [] : Config()));
+        Add("device_config", RpcValue.Map(Sr is null ? [] : Config(Sr)));
         AddText("session_ref", Sr?.SessionRef);
-        AddText("sr_ref", Sr?.Ref);
+        AddMap("sr_sm_config", SrSmConfig);
+        AddText("sr_ref", hasSr ? Sr!.Ref : null);
         AddText("vdi_type", VdiType);
-        AddText("sr_uuid", Sr is null ? null : SrUuid.Value);
+        AddText("sr_uuid", hasSr ? SrUuid.Value : null);
         AddText("vdi_ref", Vdi?.Ref);
-        AddText("vdi_location", Vdi?.Info.Vdi.Value);
-        AddText("vdi_uuid", Vdi?.Info.Uuid);
-        Add("driver_params", DriverParams is null ? null : RpcValue.Map(DriverParams));
-        Add("vdi_sm_config", VdiSmConfig is null ? null : RpcValue.Map(VdiSmConfig));
+        AddText("vdi_location", Vdi?.Info.Vdi.Value ?? NewLocation?.Value);
+        AddText("vdi_uuid", Vdi?.Info.Uuid ?? FixedUuid);
+        AddMap("driver_params", DriverParams);
+        AddMap("vdi_sm_config", VdiSmConfig);
+        AddText("new_uuid", NewUuid);
         AddText("subtask_of", TaskRef);
         AddText("vdi_on_boot", Vdi?.OnBoot);
         AddText("vdi_allow_caching", Vdi is null ? null : Vdi.AllowCaching ? "true" : "false");
@@ -52,6 +67,8 @@ internal sealed record SmCall(string Command)
 
         void AddText(string name, string? text) => Add(name, text is null ? null : new RpcString(text));
 
+        void AddMap(string name, IReadOnlyDictionary<string, string>? map) => Add(name, map is null ? null : RpcValue.Map(map));
+
         void Add(string name, RpcValue? value)
         {
             if (value is not null)
@@ -59,7 +76,12 @@ internal sealed record SmCall(string Command)
         }
     }
 
-    private IEnumerable<KeyValuePair<string, string>> Config() =>
-        new[] { KeyValuePair.Create("SRmaster", Sr!.IsMaster ? "true" : "false") }
-            .Concat((DeviceConfig ?? Sr.DeviceConfig).Where(static p => p.Key != "SRmaster"));
+    /// <summary>Every map of the call in which an integrator may have put a password.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Settings() =>
+        new[] { DeviceConfig, Sr?.DeviceConfig, SrSmConfig, DriverParams, VdiSmConfig, Vdi?.Info.SmConfig }
+            .SelectMany(static map => map ?? new Dictionary<string, string>());
+
+    private IEnumerable<KeyValuePair<string, string>> Config(SmSr sr) =>
+        new[] { KeyValuePair.Create("SRmaster", sr.IsMaster ? "true" : "false") }
+            .Concat((DeviceConfig ?? sr.DeviceConfig).Where(static p => p.Key != "SRmaster"));
 }

@@ -1,5 +1,6 @@
 // Runs a SMAPIv1 driver: one process per call, one argument, the answer on stdout, bounded in time and output. Agrees with
 // research/storage.md 3.1, 3.4 and 3.5. The argument and the secrets in it are never part of an error.
+using System.Security;
 using Platform;
 using StorageAccess;
 using StorageAccess.Wire;
@@ -12,21 +13,57 @@ namespace SmapiV1Adapter;
 public sealed record SmDriverSettings(string ToolsFolder, IReadOnlyDictionary<string, string> Environment, TimeSpan Deadline)
 {
     public static readonly TimeSpan DefaultDeadline = TimeSpan.FromMinutes(5);
+
+    /// <summary>
+    /// sr_attach, sr_detach and sr_probe of all drivers of a host run one at a time: the field's drivers rely on it (they mount, log in to
+    /// targets and rescan buses).
+    /// </summary>
+    internal SemaphoreSlim HostWideTurn { get; } = new(1, 1);
 }
 
 /// <summary>A driver that answered sr_get_driver_info.</summary>
 /// <param name="Type">The SR type: the file's name in lower case without its <c>SR</c>.</param>
-/// <param name="Capabilities">Name to version.</param>
-public sealed record SmDriver(string Type, string Path, QueryResult Info, IReadOnlyDictionary<string, int> Capabilities);
+/// <param name="Capabilities">Name to version, of those that the layer knows.</param>
+public sealed record SmDriver(string Type, string Path, QueryResult Info, IReadOnlyDictionary<string, int> Capabilities)
+{
+    public string Copyright { get; init; } = "";
+
+    /// <summary>Those that the driver claims and the layer does not know.</summary>
+    public IReadOnlyList<string> UnknownCapabilities { get; init; } = [];
+
+    /// <summary><c>raw</c>, <c>vhd</c>, <c>qcow2</c>; empty when the driver does not say.</summary>
+    public IReadOnlyList<string> ImageFormats { get; init; } = [];
+}
 
 internal static class SmProcess
 {
     private const int OutputLimitBytes = 8 * 1024 * 1024;
     private const int ErrorTextLimit = 4096;
 
+    private static readonly string[] HostWide = ["sr_attach", "sr_detach", "sr_probe"];
+
     /// <exception cref="StorageException">The driver's fault, or no answer.</exception>
     public static async Task<RpcValue> CallAsync(string driverPath, SmCall call, SmDriverSettings settings,
         CancellationToken cancellationToken)
+    {
+        if (!HostWide.Contains(call.Command))
+            return await RunAsync(driverPath, call, call.ToXml(), settings, cancellationToken);
+        if (!await settings.HostWideTurn.WaitAsync(settings.Deadline, cancellationToken))
+            throw new StorageException("OTHER_OPERATION_IN_PROGRESS", "SR", call.SrUuid.Value,
+                $"{call.Command} has waited {settings.Deadline.TotalSeconds:0} s for another attach, detach or probe of this host");
+        try
+        {
+            return await RunAsync(driverPath, call, call.ToXml(), settings, cancellationToken);
+        }
+        finally
+        {
+            settings.HostWideTurn.Release();
+        }
+    }
+
+    /// <param name="argument">The call's text, which need not be the call's own.</param>
+    public static async Task<RpcValue> RunAsync(
+        string driverPath, SmCall call, string argument, SmDriverSettings settings, CancellationToken cancellationToken)
     {
         Dictionary<string, string?> environment = DriverEnvironment.Create(settings.ToolsFolder, settings.Environment);
         environment["ORIGINATOR"] = "SM";
@@ -34,7 +71,7 @@ internal static class SmProcess
         try
         {
             result = await ChildProcess.RunAsync(
-                driverPath, [call.ToXml()], "", environment, settings.Deadline, OutputLimitBytes, cancellationToken);
+                driverPath, [argument], "", environment, settings.Deadline, OutputLimitBytes, cancellationToken);
         }
         catch (ChildProcessException e)
         {
@@ -81,17 +118,29 @@ internal static class SmProcess
     private static StorageException NoAnswer(SmCall call, string what, string standardOutput, string standardError) =>
         StorageException.NoAnswer("SR_BACKEND_FAILURE", Safe(call, what), Safe(call, standardOutput), Safe(call, standardError));
 
-    /// <summary>Cut to a size that an error may have, and without the values of device_config that are secrets.</summary>
+    /// <summary>
+    /// Cut to a size that an error may have, and without what is secret: the session, and every setting that is called a password or secret,
+    /// as it is and as XML has it.
+    /// </summary>
     private static string Safe(SmCall call, string text)
     {
-        foreach ((string name, string value) in call.DeviceConfig ?? call.Sr?.DeviceConfig ?? new Dictionary<string, string>())
-        {
-            bool isSecret = name.Contains("password", StringComparison.OrdinalIgnoreCase)
-                || name.Contains("secret", StringComparison.OrdinalIgnoreCase);
-            if (isSecret && value.Length != 0)
-                text = text.Replace(value, "***", StringComparison.Ordinal);
-        }
-
+        IEnumerable<string> secrets = call.Settings().Where(static s => IsSecret(s.Key)).Select(static s => s.Value)
+            .Append(call.Sr?.SessionRef ?? "")
+            .SelectMany(static s => new[] { s, SecurityElement.Escape(s), Inner(s) })
+            .Where(static s => s.Length != 0)
+            .Distinct()
+            .OrderByDescending(static s => s.Length);
+        foreach (string secret in secrets)
+            text = text.Replace(secret, "***", StringComparison.Ordinal);
         return text.Length <= ErrorTextLimit ? text : text[..ErrorTextLimit] + "…";
     }
+
+    private static bool IsSecret(string name) =>
+        name.Contains("password", StringComparison.OrdinalIgnoreCase) || name.Contains("secret", StringComparison.OrdinalIgnoreCase)
+        || name.Contains("passwd", StringComparison.OrdinalIgnoreCase);
+
+    /// <summary>As our own argument has it, which differs from other writers' XML in what it escapes.</summary>
+    private static string Inner(string text) => XmlRpc.WriteValue(text) is ['<', 'v', 'a', 'l', 'u', 'e', '>', .. var rest]
+        ? rest[..rest.IndexOf('<', StringComparison.Ordinal)]
+        : "";
 }

@@ -149,6 +149,7 @@ public sealed class Daemon : IAsyncDisposable
         RowMessages.AddTo(Messages, Database.Model);
         SessionMessages.AddTo(Messages, Sessions);
         TaskMessages.AddTo(Messages, Tasks);
+        AlertMessages.AddTo(Messages, time);
     }
 
     /// <summary>Storage, domains, migration: each needs the one before.</summary>

@@ -16,7 +16,7 @@ public sealed record XapiOptions
     private static readonly string[] Keys =
     [
         "state_directory", "runtime_directory", "pool_name", "host_name", "https", "http", "root_password_file", "tools_directory",
-        "sm_directory", "storage_scripts_directory",
+        "sm_directory", "sm_plugins", "storage_scripts_directory", "plugins_directory",
     ];
 
     /// <summary>Database, certificate, journals. Belongs to one daemon.</summary>
@@ -48,6 +48,12 @@ public sealed record XapiOptions
 
     /// <summary>SMAPIv1 drivers; null: none.</summary>
     public required string? SmDirectory { get; init; }
+
+    /// <summary>The SR types whose SMAPIv1 drivers are wanted, with blanks between them in the file; <c>*</c>, the default: all.</summary>
+    public IReadOnlyList<string> SmPlugins { get; init; } = ["*"];
+
+    /// <summary>What host.call_plugin runs (the field's /etc/xapi.d/plugins); null: none.</summary>
+    public string? PluginsDirectory { get; init; }
 
     /// <summary>SMAPIv3 scripts; null: none.</summary>
     public required string? StorageScriptsDirectory { get; init; }
@@ -96,7 +102,9 @@ public sealed record XapiOptions
                 RootPasswordFile = Folder("root_password_file") ?? "",
                 ToolsDirectory = Folder("tools_directory") ?? AppContext.BaseDirectory,
                 SmDirectory = Folder("sm_directory"),
+                SmPlugins = (Text("sm_plugins") ?? "*").Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries),
                 StorageScriptsDirectory = Folder("storage_scripts_directory"),
+                PluginsDirectory = Folder("plugins_directory"),
             };
             foreach (string key in (string[])["state_directory", "runtime_directory", "root_password_file"])
             {

@@ -94,9 +94,10 @@ public sealed class ClassModel
     internal static ClassModel Read(string[] columns) => new()
     {
         Name = columns[1],
-        IsPersistent = columns[2] == "persist=true",
+        // The field keeps its messages as files beside the database, we keep them in it.
+        IsPersistent = columns[2] == "persist=true" || columns[1] == "message",
         HasEvents = columns[3] == "events=true",
-        IsInDatabase = columns[4] == "indb=true",
+        IsInDatabase = columns[4] == "indb=true" || columns[1] == "message",
     };
 
     internal void Add(FieldModel field) => fields.Add(field.Name, field);

@@ -50,6 +50,8 @@ public sealed class Dispatcher(
         if (message.IsInternal && session is not { IsPool: true })
             throw new XapiException("INTERNAL_ERROR", $"{message.WireName} is internal to the pool");
         IReadOnlyList<RpcValue> arguments = Accept(message, given);
+        if (session is not null)
+            StorageRole.Check(message, session, arguments, database);
         if (entry.Handler is not { } handler)
             throw new XapiException("NOT_IMPLEMENTED", message.WireName);
 

@@ -40,7 +40,7 @@ public static class RowMessages
             Func<CallContext, IReadOnlyList<RpcValue>, RpcValue> set = Setter(name);
             messages.Add(name, (context, a) =>
             {
-                CheckStorageSession(context, SrOf(context.Database, className, a[0].AsString()));
+                CheckStorageSession(context, StorageRole.SrOf(context.Database, className, a[0].AsString()));
                 return set(context, a);
             });
         }
@@ -48,10 +48,12 @@ public static class RowMessages
         messages.Add("VDI.db_introduce", Introduce);
         messages.Add("VDI.db_forget", (context, a) =>
         {
-            CheckStorageSession(context, SrOf(context.Database, "VDI", a[0].AsString()));
+            CheckStorageSession(context, StorageRole.SrOf(context.Database, "VDI", a[0].AsString()));
             context.Database.Destroy("VDI", a[0].AsString());
             return "";
         });
+        Func<CallContext, IReadOnlyList<RpcValue>, RpcValue> setSmConfig = Setter("VDI.set_sm_config");
+        messages.Add("VDI.set_sm_config", (context, a) => context.Database.Transaction(() => setSmConfig(context, Guarded(context, a))));
 
         Func<CallContext, IReadOnlyList<RpcValue>, RpcValue> Setter(string name)
         {
@@ -68,8 +70,21 @@ public static class RowMessages
             throw new XapiException("PERMISSION_DENIED", $"{context.Message.WireName} is for the SM driver of the object's SR");
     }
 
-    private static string SrOf(PoolDatabase database, string className, string reference) =>
-        className == "SR" ? reference : database.GetRef(className, reference, "SR");
+    /// <summary>
+    /// A driver that writes a whole sm_config writes back what it read some time ago. The keys that others use as locks meanwhile stay as
+    /// they are: they change by add_to_sm_config and remove_from_sm_config only.
+    /// </summary>
+    private static IReadOnlyList<RpcValue> Guarded(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        if (context.Session.StorageSr is null)
+            return a;
+        RpcStruct now = context.Database.Get("VDI", a[0].AsString(), "sm_config").AsStruct();
+        IEnumerable<KeyValuePair<string, RpcValue>> given = a[1].AsStruct().Members.Where(static m => !IsLock(m.Key));
+        return [a[0], new RpcStruct([.. given, .. now.Members.Where(static m => IsLock(m.Key))])];
+    }
+
+    private static bool IsLock(string key) =>
+        key is "paused" or "activating" or "relinking" or "vhd-blocks" || key.StartsWith("host_", StringComparison.Ordinal);
 
     /// <summary>The parameters have the names of the fields that they set.</summary>
     private static RpcValue Introduce(CallContext context, IReadOnlyList<RpcValue> arguments)

@@ -65,8 +65,25 @@ public sealed class SessionTable : IDisposable
         throw new XapiException("SESSION_AUTHENTICATION_FAILED", user, "the user name or the password is wrong");
     }
 
-    /// <summary>A session for an SM driver that works on one SR; the caller logs it out.</summary>
+    /// <summary>
+    /// A session for an SM driver that works on one SR; the caller logs it out. There are as many as SRs: they count for no limit, and no
+    /// crowd of others ends one.
+    /// </summary>
     public Session CreateForStorage(string srRef) => Create("__sm__backend", "SM", isPool: false, srRef);
+
+    /// <summary>Whether the session can be used; if so, it counts as used now.</summary>
+    public bool IsLive(string reference)
+    {
+        try
+        {
+            Authenticate(reference);
+            return true;
+        }
+        catch (XapiException)
+        {
+            return false;
+        }
+    }
 
     /// <summary>A session for the pool's own daemons; the caller logs it out.</summary>
     public Session CreateForPool(string originator) => Create(RootUser, originator, isPool: true, storageSr: null);
@@ -136,8 +153,9 @@ public sealed class SessionTable : IDisposable
         {
             MakeRoom(surplus, PoolLimit, s => isPool && s.IsPool);
             int originatorLimit = originator.Length == 0 ? AnonymousLimit : OriginatorLimit;
-            MakeRoom(surplus, originatorLimit, s => !isPool && !s.IsPool && s.Originator == originator);
-            MakeRoom(surplus, UserLimit, s => !isPool && !s.IsPool && s.UserName == user);
+            bool isUser = !isPool && storageSr is null;
+            MakeRoom(surplus, originatorLimit, s => isUser && IsUser(s) && s.Originator == originator);
+            MakeRoom(surplus, UserLimit, s => isUser && IsUser(s) && s.UserName == user);
             DateTimeOffset now = time.GetUtcNow();
             string reference = database.Create("session", Fields(user, originator, isPool, storageSr, DateTimeType.Of(now)));
             session = new Session
@@ -156,6 +174,8 @@ public sealed class SessionTable : IDisposable
         surplus.ForEach(Logout);
         return session;
     }
+
+    private static bool IsUser(Session session) => session is { IsPool: false, StorageSr: null };
 
     private IEnumerable<(string, RpcValue)> Fields(string user, string originator, bool isPool, string? storageSr, RpcValue now) =>
     [

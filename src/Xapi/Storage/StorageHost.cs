@@ -1,5 +1,5 @@
-// The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for xenopsd and
-// tools, an SM row for each type.
+// The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for
+// xenopsd and tools, an SM row for each type.
 using System.Text;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -32,17 +32,22 @@ public sealed partial class StorageHost : IAsyncDisposable
     private readonly StorageState state;
     private readonly WebApplication socket;
     private readonly string socketPath;
-
+    private readonly IReadOnlyDictionary<string, IStorageBackend> backends;
+    private readonly StorageTasks tasks;
     private Task mending = Task.CompletedTask;
 
     private StorageHost(
-        StorageState state, StorageLayer layer, TapControl tap, WebApplication socket, string socketPath, TimeProvider time, ILogger log)
+        StorageState state, IReadOnlyDictionary<string, IStorageBackend> backends, StorageLayer layer, StorageTasks tasks, TapControl tap,
+        HostPlugins plugins, WebApplication socket, string socketPath, TimeProvider time, ILogger log)
     {
         this.time = time;
         this.log = log;
         this.state = state;
+        this.backends = backends;
+        this.tasks = tasks;
         Layer = layer;
         Tap = tap;
+        Plugins = plugins;
         this.socket = socket;
         this.socketPath = socketPath;
     }
@@ -51,6 +56,16 @@ public sealed partial class StorageHost : IAsyncDisposable
 
     /// <summary>The host's tapdisks.</summary>
     public TapControl Tap { get; }
+
+    /// <summary>What host.call_plugin runs.</summary>
+    public HostPlugins Plugins { get; }
+
+    /// <summary>For what is about no SR in particular (a probe): it needs none of the layer's locks.</summary>
+    /// <exception cref="StorageException">SR_UNKNOWN_DRIVER.</exception>
+    public IStorageBackend BackendOf(string type) =>
+        backends.TryGetValue(type.ToLowerInvariant(), out IStorageBackend? backend)
+            ? backend
+            : throw new StorageException("SR_UNKNOWN_DRIVER", type);
 
     public static async Task<StorageHost> StartAsync(
         XapiOptions options, PoolDatabase database, SessionTable sessions, string hostRef, TimeProvider time, ILogger log,
@@ -72,12 +87,18 @@ public sealed partial class StorageHost : IAsyncDisposable
             SmDatabase port = new(database, sessions, hostRef, time);
             await AddDriversAsync(backends, options, port, environment, log, cancellationToken);
             await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
+            Dictionary<string, SmKind> kinds = [];
             foreach ((string type, IStorageBackend backend) in backends)
-                RecordSm(database, type, await backend.QueryAsync("start", cancellationToken));
+                kinds[type] = backend is SmapiV1Backend v1
+                    ? SmKind.Of(v1.Driver)
+                    : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
+            SmRows.Record(database, kinds);
+            HostPlugins plugins = new(options.PluginsDirectory, options.ToolsDirectory, environment, HostPlugins.DefaultDeadline);
             StorageLayer layer = new(state, backends, new HostReality(options.HostName), time, StorageLayer.DefaultLockWait);
+            StorageTasks tasks = new(layer.Updates, time);
             string path = Path.Combine(options.RuntimeDirectory, "storage");
-            WebApplication socket = await ListenAsync(path, new StorageServer(layer).Dispatcher, cancellationToken);
-            return new StorageHost(state, layer, tap, socket, path, time, log);
+            WebApplication socket = await ListenAsync(path, new StorageServer(layer, tasks, new NbdDiskCopier()).Dispatcher, cancellationToken);
+            return new StorageHost(state, backends, layer, tasks, tap, plugins, socket, path, time, log);
         }
         catch
         {
@@ -104,7 +125,9 @@ public sealed partial class StorageHost : IAsyncDisposable
         stopping.Dispose();
         await socket.StopAsync();
         await socket.DisposeAsync();
+        await tasks.DisposeAsync();
         File.Delete(socketPath);
+        Plugins.Dispose();
         state.Dispose();
     }
 
@@ -141,9 +164,14 @@ public sealed partial class StorageHost : IAsyncDisposable
             return;
         SmDriverSettings settings = new(options.ToolsDirectory, environment, SmDriverSettings.DefaultDeadline);
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(options.SmDirectory, port.HostRef, settings, cancellationToken);
+            await SmDrivers.DiscoverAsync(options.SmDirectory, options.SmPlugins, port.HostRef, settings, cancellationToken);
         foreach (SmDriver driver in drivers)
+        {
             backends[driver.Type] = new SmapiV1Backend(driver, port, settings);
+            if (driver.UnknownCapabilities.Count != 0)
+                LogUnknown(log, driver.Path, string.Join(", ", driver.UnknownCapabilities));
+        }
+
         foreach (RejectedDriver driver in rejected)
             LogRejected(log, driver.Path, driver.Reason);
     }
@@ -162,19 +190,7 @@ public sealed partial class StorageHost : IAsyncDisposable
             LogRejected(log, plugin.Path, plugin.Reason);
     }
 
-    private static void RecordSm(PoolDatabase database, string type, QueryResult query) => database.Transaction(() =>
-    {
-        string sm = database.All("SM").FirstOrDefault(s => database.GetString("SM", s, "type") == type) ?? database.Create("SM", ("type", type));
-        database.Set("SM", sm, "name_label", query.Name);
-        database.Set("SM", sm, "name_description", query.Description);
-        database.Set("SM", sm, "vendor", query.Vendor);
-        database.Set("SM", sm, "version", query.Version);
-        database.Set("SM", sm, "required_api_version", query.RequiredApiVersion);
-        database.Set("SM", sm, "capabilities", RpcValue.Strings(query.Features));
-        database.Set("SM", sm, "configuration", RpcValue.Map(query.Configuration));
-    });
-
-    /// <summary>The field's storage socket: HTTP POST / with JSON-RPC, for this host's own daemons.</summary>
+    /// <summary>The field's storage socket: HTTP POST / with JSON-RPC or XML-RPC, for this host's own daemons.</summary>
     private static async Task<WebApplication> ListenAsync(string path, JsonRpcDispatcher dispatcher, CancellationToken cancellationToken)
     {
         SocketFile.RemoveStale(path); // Another daemon's state may be elsewhere and its sockets here.
@@ -189,8 +205,12 @@ public sealed partial class StorageHost : IAsyncDisposable
         application.Run(async http =>
         {
             using StreamReader reader = new(http.Request.Body, Encoding.UTF8);
-            string answer = await dispatcher.HandleAsync(await reader.ReadToEndAsync(http.RequestAborted), http.RequestAborted);
-            http.Response.ContentType = "application/json";
+            string body = await reader.ReadToEndAsync(http.RequestAborted);
+            bool isXml = StorageXml.IsXml(body);
+            string answer = isXml
+                ? await StorageXml.HandleAsync(dispatcher, body, http.RequestAborted)
+                : await dispatcher.HandleAsync(body, http.RequestAborted);
+            http.Response.ContentType = isXml ? "text/xml" : "application/json";
             await http.Response.WriteAsync(answer, http.RequestAborted);
         });
         await application.StartAsync(cancellationToken);
@@ -206,4 +226,7 @@ public sealed partial class StorageHost : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
     private static partial void LogRejected(ILogger log, string path, string reason);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "{Path} claims what this layer does not know, and it is left out: {Names}")]
+    private static partial void LogUnknown(ILogger log, string path, string names);
 }

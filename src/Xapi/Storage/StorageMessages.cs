@@ -1,5 +1,6 @@
 // SR, PBD and VDI messages: the pool's rows and the storage access layer, kept in step. The layer acts first and the row follows, so that a crash in between
 // leaves storage without a row (the next scan finds it), never a row without storage.
+using SmapiV1Adapter;
 using StorageAccess;
 using StorageAccess.Wire;
 using Xapi.Database;
@@ -19,6 +20,13 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
             await ScanAsync(context, a[0].AsString());
             return "";
         });
+        messages.Add("SR.update", async (context, a) =>
+        {
+            await UpdateAsync(context, a[0].AsString());
+            return "";
+        });
+        messages.Add("SR.probe", async (context, a) => ProbeAnswer.Xml(await ProbeAsync(context, a)));
+        messages.Add("SR.probe_ext", async (context, a) => ProbeAnswer.Records(await ProbeAsync(context, a), a[2].AsString()));
         messages.Add("SR.destroy", DestroySrAsync);
         messages.Add("SR.forget", (context, a) =>
         {
@@ -35,8 +43,11 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         messages.Add("PBD.unplug", UnplugAsync);
         messages.Add("VDI.create", CreateVdiAsync);
         messages.Add("VDI.destroy", DestroyVdiAsync);
-        messages.Add("VDI.snapshot", (context, a) => CopyVdiAsync(context, a[0].AsString(), isSnapshot: true));
-        messages.Add("VDI.clone", (context, a) => CopyVdiAsync(context, a[0].AsString(), isSnapshot: false));
+        messages.Add("VDI.forget", (context, a) => ForgetVdi(a[0].AsString()));
+        messages.Add("VDI.generate_config", GenerateConfigAsync);
+        messages.Add("host.call_plugin", CallPluginAsync);
+        messages.Add("VDI.snapshot", (context, a) => CopyVdiAsync(context, a[0].AsString(), a[1].AsMap(), isSnapshot: true));
+        messages.Add("VDI.clone", (context, a) => CopyVdiAsync(context, a[0].AsString(), a[1].AsMap(), isSnapshot: false));
         messages.Add("VDI.resize", ResizeVdiAsync);
     }
 
@@ -90,8 +101,24 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         return "";
     }
 
-    private async Task ScanAsync(CallContext context, string sr) =>
-        VdiRows.Reconcile(database, sr, await Layer.SrScanAsync(Dbg(context), Id(sr), context.CancellationToken));
+    private async Task ScanAsync(CallContext context, string sr)
+    {
+        IReadOnlyDictionary<string, string> before = VdiRows.Locations(database, sr);
+        VdiRows.Reconcile(database, sr, before, await Layer.SrScanAsync(Dbg(context), Id(sr), context.CancellationToken));
+    }
+
+    /// <summary>The SR's sizes, without looking at its VDIs.</summary>
+    private async Task UpdateAsync(CallContext context, string sr)
+    {
+        SrInfo info = await Layer.SrStatAsync(Dbg(context), Id(sr), context.CancellationToken);
+        database.Transaction(() => VdiRows.RecordSpace(database, sr, info));
+    }
+
+    private Task<ProbeResult> ProbeAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        RequireThisHost(a[0].AsString());
+        return storage.BackendOf(a[2].AsString()).SrProbeAsync(Dbg(context), a[1].AsMap(), a[3].AsMap(), context.CancellationToken);
+    }
 
     private async Task<RpcValue> DestroySrAsync(CallContext context, IReadOnlyList<RpcValue> a)
     {
@@ -158,11 +185,48 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         });
     }
 
-    private async Task<RpcValue> CopyVdiAsync(CallContext context, string vdi, bool isSnapshot)
+    /// <summary>The row goes, the disk stays: a driver that made the disk go calls this too.</summary>
+    private RpcValue ForgetVdi(string vdi) => database.Transaction(() =>
+    {
+        if (database.GetSet("VDI", vdi, "VBDs").FirstOrDefault(vbd => database.GetBool("VBD", vbd, "currently_attached")) is { } user)
+            throw new XapiException("VDI_IN_USE", vdi, "forget", $"VBD {user} is attached");
+        database.Destroy("VDI", vdi);
+        return (RpcValue)"";
+    });
+
+    private async Task<RpcValue> GenerateConfigAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        RequireThisHost(a[0].AsString());
+        string vdi = a[1].AsString();
+        string sr = database.GetRef("VDI", vdi, "SR");
+        if (storage.BackendOf(database.GetString("SR", sr, "type")) is not SmapiV1Backend driver)
+            throw StorageException.Unimplemented("VDI.generate_config");
+        VdiId location = new(database.GetString("VDI", vdi, "location"));
+        return await driver.VdiGenerateConfigAsync(Dbg(context), Id(sr), location, context.CancellationToken);
+    }
+
+    private async Task<RpcValue> CallPluginAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        RequireThisHost(a[0].AsString());
+        return await storage.Plugins.CallAsync(a[1].AsString(), a[2].AsString(), context.Session.Ref, a[3], context.CancellationToken);
+    }
+
+    private void RequireThisHost(string host)
+    {
+        if (!database.Exists("host", host))
+            throw new XapiException("HANDLE_INVALID", "host", host);
+        if (host != hostRef)
+            throw new XapiException("HOST_OFFLINE", host);
+    }
+
+    /// <param name="driverParams">The caller's, for the driver: the VDI's own sm_config is none of them.</param>
+    private async Task<RpcValue> CopyVdiAsync(
+        CallContext context, string vdi, IReadOnlyDictionary<string, string> driverParams, bool isSnapshot)
     {
         string sr = database.GetRef("VDI", vdi, "SR");
         VdiInfo source = await Layer.VdiStatAsync(
             Dbg(context), Id(sr), new VdiId(database.GetString("VDI", vdi, "location")), context.CancellationToken);
+        source = source with { SmConfig = driverParams };
         VdiInfo copy = isSnapshot
             ? await Layer.VdiSnapshotAsync(Dbg(context), Id(sr), source, context.CancellationToken)
             : await Layer.VdiCloneAsync(Dbg(context), Id(sr), source, context.CancellationToken);

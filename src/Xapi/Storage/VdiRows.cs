@@ -32,25 +32,39 @@ public static class VdiRows
         return database.Create("VDI", fields);
     });
 
+    /// <summary>The rows of an SR as they are now: reference to location.</summary>
+    public static IReadOnlyDictionary<string, string> Locations(PoolDatabase database, string sr) => database.Transaction(() =>
+        database.GetSet("SR", sr, "VDIs").ToDictionary(static vdi => vdi, vdi => database.GetString("VDI", vdi, "location")));
+
     /// <summary>
     /// After a scan: rows for new volumes, none for gone ones, the rest brought up to date (research: storage.md 2.8). A SMAPIv1 driver did this
-    /// itself by its call-backs; then nothing is left to change.
+    /// itself by its call-backs; then nothing is left to change. Others create and destroy VDIs while a scan runs: a row that came meanwhile
+    /// stays although the scan has not seen its volume, one that went meanwhile does not come back. Nobody's sm_config is touched.
     /// </summary>
-    public static void Reconcile(PoolDatabase database, string sr, SrScan scan) => database.Transaction(() =>
-    {
-        HashSet<string> found = [.. scan.Vdis.Select(static v => v.Vdi.Value)];
-        foreach (string vdi in database.GetSet("SR", sr, "VDIs"))
+    /// <param name="before"><see cref="Locations"/> before the scan began.</param>
+    public static void Reconcile(PoolDatabase database, string sr, IReadOnlyDictionary<string, string> before, SrScan scan) =>
+        database.Transaction(() =>
         {
-            if (!found.Contains(database.GetString("VDI", vdi, "location")))
-                database.Destroy("VDI", vdi);
-        }
+            HashSet<string> found = [.. scan.Vdis.Select(static v => v.Vdi.Value)];
+            HashSet<string> now = [.. Locations(database, sr).Values];
+            HashSet<string> wentMeanwhile = [.. before.Values.Where(location => !now.Contains(location))];
+            foreach ((string vdi, string location) in before)
+            {
+                if (!found.Contains(location) && database.Exists("VDI", vdi))
+                    database.Destroy("VDI", vdi);
+            }
 
-        foreach (VdiInfo info in scan.Vdis)
-            Ensure(database, sr, info);
-        database.Set("SR", sr, "physical_size", new RpcInt(scan.Info.TotalSpaceBytes));
-        database.Set("SR", sr, "physical_utilisation", new RpcInt(scan.Info.TotalSpaceBytes - scan.Info.FreeSpaceBytes));
-        database.Set("SR", sr, "virtual_allocation", new RpcInt(scan.Vdis.Sum(static v => v.VirtualSizeBytes)));
-    });
+            foreach (VdiInfo info in scan.Vdis.Where(v => !wentMeanwhile.Contains(v.Vdi.Value)))
+                Ensure(database, sr, info);
+            RecordSpace(database, sr, scan.Info);
+            database.Set("SR", sr, "virtual_allocation", new RpcInt(scan.Vdis.Sum(static v => v.VirtualSizeBytes)));
+        });
+
+    public static void RecordSpace(PoolDatabase database, string sr, SrInfo info)
+    {
+        database.Set("SR", sr, "physical_size", new RpcInt(info.TotalSpaceBytes));
+        database.Set("SR", sr, "physical_utilisation", new RpcInt(info.TotalSpaceBytes - info.FreeSpaceBytes));
+    }
 
     private static void Refresh(PoolDatabase database, string vdi, VdiInfo info)
     {

@@ -56,6 +56,53 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
             records["OpaqueRef:" + copy] = records["OpaqueRef:" + copy] with { NameLabel = source.NameLabel };
     }
 
+    public SmSr NoSr() => sr with { Ref = "" };
+
+    public void RenameSr(SrId id, string? label, string? description)
+    {
+    }
+
+    public void RenameVdi(SrId id, VdiId vdi, string? label, string? description)
+    {
+        lock (records)
+        {
+            VdiInfo info = records["OpaqueRef:" + vdi];
+            records["OpaqueRef:" + vdi] = info with { NameLabel = label ?? info.NameLabel, NameDescription = description ?? info.NameDescription };
+        }
+    }
+
+    public void SetContentId(SrId id, VdiId vdi, string contentId)
+    {
+    }
+
+    public void SetSmConfig(SrId id, VdiId vdi, string key, string? value)
+    {
+    }
+
+    public void Tag(SrId id, VdiId vdi, string tag, bool isThere)
+    {
+    }
+
+    public void RecordCaching(SrId id, VdiId vdi, SmCaching? caching)
+    {
+    }
+
+    public void ContentChanges(SrId id, VdiId vdi)
+    {
+    }
+
+    public void ContentSettles(SrId id, VdiId vdi)
+    {
+    }
+
+    public void RecordRevert(SrId id, VdiId vdi, VdiId snapshot)
+    {
+    }
+
+    public void RecordDataDestroyed(SrId id, VdiId vdi)
+    {
+    }
+
     private string Answer(string text)
     {
         XmlRpcCall call = XmlRpc.ReadCall(text);

@@ -152,6 +152,31 @@ public sealed class ShippedDriversTests : IAsyncLifetime
             f.EndsWith(".new", StringComparison.Ordinal) || f.Contains(".fork-"));
     }
 
+    [SkippableTheory]
+    [InlineData("filevhd", "SR_BACKEND_FAILURE_79", "VDI_IN_USE", "SR_BACKEND_FAILURE_44")]
+    [InlineData("vhdfile", "SR_BACKEND_FAILURE_79", "SR_BACKEND_FAILURE_24", "SR_BACKEND_FAILURE_44")]
+    public async Task A_disk_grows_and_keeps_what_it_holds(string type, string shrink, string inUse, string noSpace)
+    {
+        await StartAsync(type);
+        VdiInfo disk = await DiskAsync();
+        string socket = await UpAsync("a", disk.Vdi);
+        await QemuIoAsync(socket, disk.Vdi, "write -P 0x11 0 1M");
+        Assert.Equal(inUse, await RefusalAsync(2 * DiskBytes));
+        await DownAsync("a", disk.Vdi);
+        Assert.Equal(2 * DiskBytes, await layer.VdiResizeAsync("t", sr, disk.Vdi, 2 * DiskBytes, None));
+        Assert.Equal(2 * DiskBytes, await layer.VdiResizeAsync("t", sr, disk.Vdi, 2 * DiskBytes, None));
+        Assert.Equal(shrink, await RefusalAsync(DiskBytes));
+        Assert.Equal(noSpace, await RefusalAsync(QuotaBytes * 2));
+        Assert.Equal(2 * DiskBytes, (await layer.VdiStatAsync("t", sr, disk.Vdi, None)).VirtualSizeBytes);
+        socket = await UpAsync("b", disk.Vdi);
+        await QemuIoAsync(socket, disk.Vdi, "read -P 0x11 0 1M", "read -P 0 1M 15M", "write -P 0x22 15M 1M");
+        await DownAsync("b", disk.Vdi);
+        await QemuImgReadsAsync();
+
+        async Task<string> RefusalAsync(long sizeBytes) =>
+            (await Assert.ThrowsAsync<StorageException>(() => layer.VdiResizeAsync("t", sr, disk.Vdi, sizeBytes, None))).Code;
+    }
+
     private async Task StartAsync(string type)
     {
         Skip.IfNot(Tool.Exists("qemu-io"), Tool.Missing("qemu-io"));
@@ -172,7 +197,7 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         Link("sm/FileVhdSR", Built("FileVhdSR"));
         SmDriverSettings settings = new(ToolsFolder, Variables(), TimeSpan.FromMinutes(1));
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(folder.File("sm"), xenApi.HostRef, settings, None);
+            await SmDrivers.DiscoverAsync(folder.File("sm"), [SmDrivers.AnyType], xenApi.HostRef, settings, None);
         Assert.Empty(rejected);
         return new SmapiV1Backend(Assert.Single(drivers), xenApi, settings);
     }
@@ -184,7 +209,7 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         [
             "Plugin.Query", "SR.create", "SR.attach", "SR.detach", "SR.destroy", "SR.stat", "SR.ls", "Volume.create", "Volume.snapshot",
             "Volume.clone",
-            "Volume.destroy", "Volume.stat", "Volume.set",
+            "Volume.destroy", "Volume.stat", "Volume.set", "Volume.resize",
         ];
         string[] datapath =
             ["Plugin.Query", "Datapath.attach", "Datapath.activate", "Datapath.activate_readonly", "Datapath.deactivate",

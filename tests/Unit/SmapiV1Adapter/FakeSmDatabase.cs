@@ -36,6 +36,33 @@ internal sealed class FakeSmDatabase : ISmDatabase
 
     public void RecordCopy(SrId sr, VdiId copy, VdiInfo source, bool isSnapshot) => Copies.Add((copy, source.Vdi, isSnapshot));
 
+    /// <summary>What the adapter recorded, in order, one text for each.</summary>
+    public List<string> Notes { get; } = [];
+
+    public SmSr NoSr() => SrRecord with { Ref = "", DeviceConfig = new Dictionary<string, string>() };
+
+    public void RenameSr(SrId sr, string? label, string? description) => Notes.Add($"rename sr {label ?? "-"} {description ?? "-"}");
+
+    public void RenameVdi(SrId sr, VdiId vdi, string? label, string? description) =>
+        Notes.Add($"rename {vdi} {label ?? "-"} {description ?? "-"}");
+
+    public void RecordCaching(SrId sr, VdiId vdi, SmCaching? caching) =>
+        Notes.Add(caching is null ? $"uncached {vdi}" : $"caching {vdi} {caching.IsEnabled} {caching.ReasonAgainst}");
+
+    public void ContentChanges(SrId sr, VdiId vdi) => Notes.Add($"changes {vdi}");
+
+    public void ContentSettles(SrId sr, VdiId vdi) => Notes.Add($"settles {vdi}");
+
+    public void RecordRevert(SrId sr, VdiId vdi, VdiId snapshot) => Notes.Add($"revert {vdi} to {snapshot}");
+
+    public void RecordDataDestroyed(SrId sr, VdiId vdi) => Notes.Add($"data destroyed {vdi}");
+
     public void Add(string location) => VdiRecords[new VdiId(location)] = new SmVdi(
         $"OpaqueRef:{location}", "persist", false, new VdiInfo { Vdi = new VdiId(location), Uuid = location, VirtualSizeBytes = 1 << 20 });
+
+    public void SetContentId(SrId sr, VdiId vdi, string contentId) => Notes.Add($"content {vdi} {contentId}");
+
+    public void SetSmConfig(SrId sr, VdiId vdi, string key, string? value) => Notes.Add($"sm_config {vdi} {key} {value ?? "-"}");
+
+    public void Tag(SrId sr, VdiId vdi, string tag, bool isThere) => Notes.Add($"tag {vdi} {tag} {isThere}");
 }

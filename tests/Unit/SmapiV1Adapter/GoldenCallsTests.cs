@@ -94,7 +94,11 @@ public sealed class GoldenCallsTests : IDisposable
                 info);
         }
 
-        Dictionary<string, int> capabilities = new() { ["VDI_ACTIVATE"] = 1, ["VDI_DEACTIVATE"] = 1 };
+        Dictionary<string, int> capabilities = new[]
+        {
+            "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE", "VDI_SNAPSHOT",
+            "VDI_RESIZE",
+        }.ToDictionary(static c => c, static _ => 1);
         QueryResult query = new("fake", "", "", "", "", "", [], new Dictionary<string, string>(), "SMAPIv1");
         return new SmapiV1Backend(
             new SmDriver("fake", path, query, capabilities), database,

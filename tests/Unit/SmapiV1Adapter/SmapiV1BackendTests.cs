@@ -8,6 +8,13 @@ namespace Unit.SmapiV1AdapterTests;
 public sealed class SmapiV1BackendTests : IDisposable
 {
     private const string Nil = "<methodResponse><params><param><value><nil/></value></param></params></methodResponse>";
+    private static readonly string[] All =
+    [
+        "SR_PROBE", "SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_CLONE",
+        "VDI_SNAPSHOT", "VDI_RESIZE", "VDI_INTRODUCE", "VDI_UPDATE", "VDI_GENERATE_CONFIG", "VDI_RESET_ON_BOOT", "VDI_CONFIG_CBT",
+        "VDI_COMPOSE", "VDI_REVERT",
+    ];
+
     private static readonly SrId Sr = new("sr");
     private static readonly VdiId Vdi = new("disk");
     private static readonly DatapathId Dp = new("dp");
@@ -135,8 +142,8 @@ public sealed class SmapiV1BackendTests : IDisposable
     public async Task A_snapshot_is_recorded_as_one()
     {
         database.Add("copy");
-        SmapiV1Backend backend = Answering(
-            "<methodResponse><params><param><value><struct><member><name>uuid</name><value>copy</value></member><member><name>location</name><value>copy</value></member></struct></value></param></params></methodResponse>");
+        SmapiV1Backend backend = Driver(
+            "echo '<methodResponse><params><param><value><struct><member><name>uuid</name><value>copy</value></member><member><name>location</name><value>copy</value></member></struct></value></param></params></methodResponse>'", capabilities: ["VDI_SNAPSHOT"]);
         Assert.Equal("copy", (await backend.VdiSnapshotAsync("t", Sr, database.VdiRecords[Vdi].Info, None)).Vdi.Value);
         Assert.Equal((new VdiId("copy"), Vdi, true), Assert.Single(database.Copies));
     }
@@ -155,7 +162,8 @@ public sealed class SmapiV1BackendTests : IDisposable
             <methodResponse><params><param><value><struct><member><name>name</name><value>n</value></member><member><name>description</name><value/></member>
             <member><name>vendor</name><value>v</value></member><member><name>copyright</name><value/></member><member><name>driver_version</name><value>1</value></member>
             <member><name>required_api_version</name><value>1.1</value></member><member><name>capabilities</name><value><array><data><value>VDI_CREATE</value>
-            <value>VDI_RESET_ON_BOOT/2</value></data></array></value></member><member><name>configuration</name><value><array><data/></array></value></member>
+            <value>VDI_RESET_ON_BOOT/2</value><value>ATOMIC_PAUSE</value></data></array></value></member>
+            <member><name>supported_image_formats</name><value><array><data><value>vhd</value></data></array></value></member><member><name>configuration</name><value><array><data/></array></value></member>
             </struct></value></param></params></methodResponse>
             """;
         string good = $"cat <<'E'\n{info}\nE";
@@ -169,11 +177,14 @@ public sealed class SmapiV1BackendTests : IDisposable
         File.CreateSymbolicLink(folder.File("sm/GoneSR"), folder.File("nowhere"));
 
         (IReadOnlyList<SmDriver> drivers, IReadOnlyList<RejectedDriver> rejected) =
-            await SmDrivers.DiscoverAsync(folder.File("sm"), "OpaqueRef:h", Settings(null, []), None);
+            await SmDrivers.DiscoverAsync(folder.File("sm"), [SmDrivers.AnyType], "OpaqueRef:h", Settings(null, []), None);
 
         SmDriver driver = Assert.Single(drivers);
         Assert.Equal(("nfs", 2), (driver.Type, driver.Capabilities["VDI_RESET_ON_BOOT"]));
         Assert.Equal(["VDI_CREATE", "VDI_RESET_ON_BOOT"], driver.Info.Features);
+        Assert.Equal(["ATOMIC_PAUSE"], driver.UnknownCapabilities);
+        Assert.Equal(["vhd"], driver.ImageFormats);
+        Assert.Empty((await SmDrivers.DiscoverAsync(folder.File("sm"), ["ext"], "OpaqueRef:h", Settings(null, []), None)).Rejected);
         Assert.Equal(
             ["BadSR: sr_get_driver_info failed", "GoneSR: it is a link to nothing", "OpenSR: everybody may write to it",
                 "PlainSR: it is not executable", "nfsSR: serves type"],
@@ -189,7 +200,7 @@ public sealed class SmapiV1BackendTests : IDisposable
     {
         string path = FakeProgram.Write(folder.File("FakeSR"), script);
         QueryResult query = new("fake", "", "", "", "", "", [], new Dictionary<string, string>(), "SMAPIv1");
-        Dictionary<string, int> can = (capabilities ?? ["VDI_ACTIVATE", "VDI_DEACTIVATE"]).ToDictionary(static c => c, static _ => 1);
+        Dictionary<string, int> can = (capabilities ?? All).ToDictionary(static c => c, static _ => 1);
         return new SmapiV1Backend(new SmDriver("fake", path, query, can), database, Settings(deadline, configured ?? []));
     }
 

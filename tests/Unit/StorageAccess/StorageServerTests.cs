@@ -16,6 +16,8 @@ public sealed class StorageServerTests : IAsyncDisposable
     private readonly MemoryStorageBackend backend = new();
     private readonly StorageState state;
     private readonly StorageLayer layer;
+    private readonly StorageTasks tasks;
+    private readonly FakeCopier copier = new();
     private readonly StorageServer server;
     private readonly UnixHttpServer socket;
     private readonly JsonRpcClient rpc;
@@ -27,7 +29,8 @@ public sealed class StorageServerTests : IAsyncDisposable
         layer = new StorageLayer(
             state, new Dictionary<string, IStorageBackend> { ["memory"] = backend }, new FakeReality(), TimeProvider.System, TimeSpan.FromSeconds(10));
         layer.RegisterSr(Sr, "memory", new Dictionary<string, string>());
-        server = new StorageServer(layer);
+        tasks = new StorageTasks(layer.Updates, TimeProvider.System);
+        server = new StorageServer(layer, tasks, copier);
         socket = new UnixHttpServer(folder.File("s"), text => server.Dispatcher.HandleAsync(text, None));
         rpc = new JsonRpcClient(folder.File("s"), TimeSpan.FromSeconds(10));
         client = new StorageClient(rpc);
@@ -37,6 +40,7 @@ public sealed class StorageServerTests : IAsyncDisposable
     {
         rpc.Dispose();
         await socket.DisposeAsync();
+        await tasks.DisposeAsync();
         state.Dispose();
         folder.Dispose();
     }
@@ -135,7 +139,7 @@ public sealed class StorageServerTests : IAsyncDisposable
     [InlineData("SR.scan", """{"dbg":"t","sr":"x"}""", """{"result":null,"error":["No_storage_plugin_for_sr","x"],"id":7}""")]
     [InlineData("DP.create", """{"dbg":"t","id":"a"}""", """{"result":"a","error":null,"id":7}""")]
     [InlineData("SR.detach", """{"DBG":"t","SR":"sr-1","unknown":1}""", """{"result":null,"error":null,"id":7}""")]
-    [InlineData("SR.probe", """{}""", """{"result":null,"error":["Unimplemented","SR.probe"],"id":7}""")]
+    [InlineData("SR.probe", """{"queue":"memory"}""", """{"result":null,"error":["Unimplemented","SR.probe"],"id":7}""")]
     [InlineData("SR.scan", """{}""", """{"result":null,"error":["Internal_error","the member \u0022sr\u0022 is missing"],"id":7}""")]
     [InlineData(
         "DP.destroy", """{"dbg":"t","dp":"a","allow_leak":"maybe"}""",

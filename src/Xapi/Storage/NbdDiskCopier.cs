@@ -1,0 +1,83 @@
+// DATA.copy's bytes: what the source has allocated and is not zero, a few pieces in flight, between two disks that tapdisks (or plugins) serve
+// over NBD.
+using Nbd;
+using Platform;
+using StorageAccess;
+
+namespace Xapi.Storage;
+
+public sealed class NbdDiskCopier : IDiskCopier
+{
+    private const int PieceBytes = 1 << 20;
+    private const int PiecesInFlight = 4;
+    private const long ExtentStepBytes = 1L << 30;
+    private static readonly NbdClientOptions Options = new() { RequestTimeout = TimeSpan.FromSeconds(60) };
+
+    public async Task CopyAsync(Backend from, Backend to, IProgress<double> progress, CancellationToken cancellationToken)
+    {
+        await using NbdClient source = await ConnectAsync(from, cancellationToken);
+        await using NbdClient destination = await ConnectAsync(to, cancellationToken);
+        if (destination.LengthBytes < source.LengthBytes)
+            throw StorageException.Migration(
+                "Migration_mirror_copy_failure", $"the new disk has {destination.LengthBytes} bytes, the source {source.LengthBytes}");
+        try
+        {
+            using SemaphoreSlim window = new(PiecesInFlight);
+            List<Task> pieces = [];
+            await foreach ((long at, int length) in PiecesAsync(source, cancellationToken))
+            {
+                await window.WaitAsync(cancellationToken);
+                pieces.RemoveAll(static piece => piece.IsCompletedSuccessfully);
+                pieces.Add(CopyPieceAsync(source, destination, at, length, window, cancellationToken));
+                progress.Report((double)at / source.LengthBytes);
+            }
+
+            await Task.WhenAll(pieces);
+            await destination.FlushAsync(cancellationToken);
+        }
+        catch (BlockIoException e)
+        {
+            throw StorageException.Migration("Migration_mirror_copy_failure", e.Message);
+        }
+    }
+
+    private static async Task<NbdClient> ConnectAsync(Backend backend, CancellationToken cancellationToken)
+    {
+        NbdUri uri = (backend.Nbd is { } nbd ? NbdUri.TryParse(nbd.Uri) : null)
+            ?? throw StorageException.Migration("Migration_preparation_failure", "the disk is not served over NBD");
+        return await NbdClient.ConnectAsync(uri, Options, cancellationToken);
+    }
+
+    private static async IAsyncEnumerable<(long At, int Length)> PiecesAsync(
+        NbdClient source, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellationToken)
+    {
+        for (long at = 0; at < source.LengthBytes;)
+        {
+            IReadOnlyList<BlockExtent> extents =
+                await source.ExtentsAsync(at, Math.Min(ExtentStepBytes, source.LengthBytes - at), cancellationToken);
+            foreach (BlockExtent extent in extents.Where(static extent => extent.Kind == ExtentKind.Data))
+            {
+                for (long piece = extent.OffsetBytes; piece < extent.EndBytes; piece += PieceBytes)
+                    yield return (piece, (int)Math.Min(PieceBytes, extent.EndBytes - piece));
+            }
+
+            at = extents[^1].EndBytes;
+        }
+    }
+
+    private static async Task CopyPieceAsync(
+        NbdClient source, NbdClient destination, long at, int length, SemaphoreSlim window, CancellationToken cancellationToken)
+    {
+        try
+        {
+            byte[] piece = new byte[length];
+            await source.ReadAsync(at, piece, cancellationToken);
+            if (piece.AsSpan().ContainsAnyExcept((byte)0))
+                await destination.WriteAsync(at, piece, WriteFlags.None, cancellationToken);
+        }
+        finally
+        {
+            window.Release();
+        }
+    }
+}
