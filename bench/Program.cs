@@ -69,6 +69,7 @@ internal static class Program
                 await log.WriteLineAsync($"tap-ctl is not beside {program}: tapdisk and its mirror are not raced");
             if ((verb is "all" or "mirror") && hasTapdisk)
             {
+                workloads.Clear();
                 using TapdiskBench tapdisk = new(workloads, ground.Path, Path.GetDirectoryName(program)!, rounds, isSmall, log);
                 foreach (JsonNode measured in await tapdisk.RunAsync())
                     results.Add(measured);

@@ -13,6 +13,13 @@ internal sealed class Workloads(string folder, bool isSmall)
 
     public long Scale(long bytes) => isSmall ? bytes / 64 : bytes;
 
+    /// <summary>Room for what comes next; each is made again when it is asked for.</summary>
+    public void Clear()
+    {
+        foreach (string image in Directory.GetFiles(folder, "*.vhd"))
+            File.Delete(image);
+    }
+
     /// <summary>8 GiB, a quarter allocated, random, shuffled.</summary>
     public Task<string> W1Async() => DynamicAsync("w1.vhd", Scale(8L << 30), 0.25, seed: 1, isSparse: false);
 
