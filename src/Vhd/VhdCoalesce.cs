@@ -15,7 +15,7 @@ public sealed record VhdCoalesceOptions
 }
 
 /// <summary>How far a merge is.</summary>
-public readonly record struct VhdCoalesceProgress(long DoneBlocks, long TotalBlocks);
+public readonly record struct VhdCoalesceProgress(long DoneBlocks, long TotalBlocks, long WrittenBytes);
 
 /// <summary>What a merge did: sectors held above the ancestor, all of them now in it.</summary>
 public readonly record struct VhdCoalesceResult(long Sectors, long WrittenBytes, string AncestorPath);
@@ -138,7 +138,7 @@ public static class VhdCoalesce
                     MergeBlock(blocks[i]);
                     if (batchBytes >= BatchBytes)
                         EndBatch();
-                    progress?.Report(new VhdCoalesceProgress(i + 1, blocks.Length));
+                    progress?.Report(new VhdCoalesceProgress(i + 1, blocks.Length, writtenBytes));
                 }
             }
             catch (OperationCanceledException)
