@@ -29,6 +29,7 @@ internal static class Volumes
             case "Volume.destroy":
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
                 folder.Delete(disk.Key);
+                CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
                 return null;
             case "Volume.set":
                 return Save(folder, disk.Key, record with { Keys = new(record.Keys) { [p.Text("k")] = p.Text("v") } });
@@ -75,6 +76,7 @@ internal static class Volumes
     {
         Disk copy = await Tap.WhilePausedAsync(disk.Path, () => folder.Fork(disk.Key, Guid.NewGuid().ToString()), cancellationToken);
         Save(folder, copy.Key, record);
+        CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
         return Write(folder, copy);
     }
 

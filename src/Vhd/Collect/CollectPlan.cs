@@ -45,6 +45,36 @@ public static class CollectPlan
         return best;
     }
 
+    /// <summary>Everything that would be done, each step on what the ones before it leave; names of split-off images are made up.</summary>
+    public static IReadOnlyList<CollectStep> All(ImageForest forest, long leafLimitBytes)
+    {
+        List<CollectStep> steps = [];
+        while (Next(forest, leafLimitBytes, new Dictionary<string, string>()) is { } step)
+        {
+            steps.Add(step);
+            forest = After(forest, step);
+        }
+
+        return steps;
+    }
+
+    private static ImageForest After(ImageForest forest, CollectStep step)
+    {
+        ImageNode node = forest.Find(step.Key)!;
+        IEnumerable<ImageNode> others = forest.Nodes.Where(each => each.Key != step.Key);
+        string half = step.Key + "-split";
+        return new ImageForest(
+            step.Action switch
+            {
+                CollectAction.Delete => others,
+                CollectAction.Inner => others.Select(each => each.Parent == step.Key ? each with { Parent = step.Parent } : each),
+                CollectAction.Split => others.Append(node with { Key = half, IsHidden = true, Use = ImageUse.Nobody })
+                    .Append(node with { Parent = half, HeldBytes = 0 }),
+                _ => others.Where(each => each.Key != step.Parent).Append(node with { Parent = forest.Find(step.Parent)!.Parent }),
+            },
+            forest.Unreadable);
+    }
+
     /// <summary>What would be done with an image were nobody in the way, and why it is not; null for an image that stays.</summary>
     public static (CollectStep Step, string? WhyNot)? For(ImageForest forest, string key, long leafLimitBytes) =>
         forest.Find(key) is { } node && StepOf(forest, node, leafLimitBytes) is { } step

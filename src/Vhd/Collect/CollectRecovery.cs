@@ -58,7 +58,8 @@ public static class CollectRecovery
     private static void Grow(ImageFolder folder, CollectJournal journal)
     {
         long sizeBytes = folder.ReadInfo(journal.Key).VirtualSizeBytes;
-        if (folder.ReadInfo(journal.Parent).VirtualSizeBytes < sizeBytes)
+        // Of the same size too: a resize that was cut short is finished by doing it again.
+        if (folder.ReadInfo(journal.Parent).VirtualSizeBytes <= sizeBytes)
             VhdResize.Apply(folder.Store, folder.PathOf(journal.Parent), sizeBytes, mayLoseData: false);
     }
 
@@ -132,15 +133,15 @@ public static class CollectRecovery
         if (folder.Has(journal.Parent))
         {
             long sizeBytes = folder.ReadInfo(journal.Key).VirtualSizeBytes;
-            // The merge made zeros of what the parent held past the disk's end.
-            if (folder.ReadInfo(journal.Parent).VirtualSizeBytes > sizeBytes)
+            // The merge made zeros of what the parent held past the disk's end. Of the same size too, as above.
+            if (folder.ReadInfo(journal.Parent).VirtualSizeBytes >= sizeBytes)
                 VhdResize.Apply(folder.Store, folder.PathOf(journal.Parent), sizeBytes, mayLoseData: true);
             folder.Store.Rename(folder.PathOf(journal.Parent), folder.PathOf(journal.Key));
             folder.Store.SyncFolder(folder.Path);
         }
 
-        // Only now that no other image can be taken for a disk.
-        if (folder.ReadInfo(journal.Key).IsHidden)
+        // Only now that no other image can be taken for a disk; again when it was done, for the footer has a copy.
+        if (folder.Has(journal.Key))
             VhdImage.SetHidden(folder.Store, folder.PathOf(journal.Key), false);
     }
 }

@@ -13,6 +13,9 @@ public sealed record CollectorOptions
 
     public bool IsOneStep { get; init; }
 
+    /// <summary>What a last merge may have to write while the guest waits, as long as nothing is known of the disk's speed.</summary>
+    public long LeafLimitBytes { get; init; } = 20 << 20;
+
     public TimeProvider Time { get; init; } = TimeProvider.System;
 }
 
@@ -25,9 +28,6 @@ public sealed record CollectResult(IReadOnlyList<CollectStep> Steps, IReadOnlyDi
 
 public sealed class Collector
 {
-    /// <summary>What a last merge may have to write while the guest waits, when nothing is known of the disk's speed.</summary>
-    public const long LeafLimitBytes = 20 << 20;
-
     private const int EstimateSeconds = 5;
     private const int MaxSplitsOfADisk = 20;
     private const int MaxSplitsWithoutProgress = 3;
@@ -189,7 +189,7 @@ public sealed class Collector
         folder.RemoveJournal(step.Key);
         cancellationToken.ThrowIfCancellationRequested();
         // Without a failure it is a driver that changed what there is to do with the image: the plan looks again.
-        if (failure is not null)
+        if (failure is not null && now is not null)
             putOff[step.Key] = failure;
         return false;
     }
@@ -263,10 +263,10 @@ public sealed class Collector
             await users.PauseAsync(tap, cancellationToken);
     }
 
-    /// <summary>5 s at the speed of the merges of this run, 20 MiB as long as there was none.</summary>
-    private long LimitBytes => options.RateBytesPerSecond == 0 && mergeSeconds > 0.1 && mergedBytes > LeafLimitBytes
+    /// <summary>5 s at the speed of the merges of this run.</summary>
+    private long LimitBytes => options.RateBytesPerSecond == 0 && mergeSeconds > 0.1 && mergedBytes > options.LeafLimitBytes
         ? (long)(mergedBytes / mergeSeconds * EstimateSeconds)
-        : LeafLimitBytes;
+        : options.LeafLimitBytes;
 
     private static CollectJournal JournalOf(
         CollectStage stage, CollectStep step, IReadOnlyList<string> children, IReadOnlyList<TapReference> taps) =>

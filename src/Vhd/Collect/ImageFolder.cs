@@ -180,6 +180,18 @@ public sealed class ImageFolder
         return held;
     }
 
+    /// <summary>Bytes of blocks that both images have: what a merge of the one into the other frees.</summary>
+    internal long SharedBytes(string key, string otherKey)
+    {
+        using VhdLayer image = VhdLayer.OpenImage(store, PathOf(key), isWritable: false, VhdLayer.StripeCount);
+        using VhdLayer other = VhdLayer.OpenImage(store, PathOf(otherKey), isWritable: false, VhdLayer.StripeCount);
+        if (image.IsFlat || other.IsFlat)
+            return 0;
+        int shared = Enumerable.Range(0, Math.Min(image.BlockCount, other.BlockCount))
+            .Count(block => image.IsAllocated(block) && other.IsAllocated(block));
+        return shared * (long)image.BlockBytes;
+    }
+
     /// <summary>The key of an image's parent; null when it has none here.</summary>
     internal string? ParentOf(VhdInfo info) =>
         info.ParentPath is { } parent && System.IO.Path.GetDirectoryName(parent) == Path && parent.EndsWith(ImageSuffix, StringComparison.Ordinal)
