@@ -174,6 +174,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
                 disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
                 disk.MirrorName = target.Name;
                 disk.SecondaryName = null;
+                disk.TakeLease(disk.Image.TakeLease());
             }
             finally
             {
@@ -223,6 +224,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         try
         {
             await mirror.FinishAsync();
+            disk.TakeLease(null);
         }
         finally
         {

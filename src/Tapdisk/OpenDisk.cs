@@ -41,6 +41,9 @@ internal sealed class OpenDisk
     /// <summary>The mirror is the field's, onto this target.</summary>
     public string? SecondaryName { get; set; }
 
+    /// <summary>Keeps an SR's collector away from the image while there is a mirror.</summary>
+    public IDisposable? Lease { get; private set; }
+
     public DiskSockets? Sockets { get; set; }
 
     public TlsExport? Export { get; set; }
@@ -68,6 +71,13 @@ internal sealed class OpenDisk
         Back.Open(image.Device);
     }
 
+    /// <summary>For a mirror that begins. Without one, when the collector does not let go, the mirror is right all the same.</summary>
+    public void TakeLease(IDisposable? lease)
+    {
+        Lease?.Dispose();
+        Lease = lease;
+    }
+
     /// <summary>The guest goes on.</summary>
     public void EndPause()
     {
@@ -83,6 +93,7 @@ internal sealed class OpenDisk
         await mirror.DisposeAsync();
         Mirror = null;
         SecondaryName = null;
+        TakeLease(null);
     }
 
     /// <summary>When this returns, no request of the export is in flight and none can come.</summary>
