@@ -166,6 +166,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
             throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror already ({mirror.Status.Phase}); stop it first");
         NbdClient client = await ConnectAsync(target);
+        IDisposable? lease = disk.Image.TakeLease();
         try
         {
             await HoldAsync(disk.Front, DrainLimit);
@@ -174,7 +175,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
                 disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
                 disk.MirrorName = target.Name;
                 disk.SecondaryName = null;
-                disk.TakeLease(disk.Image.TakeLease());
+                disk.TakeLease(lease);
             }
             finally
             {
@@ -183,6 +184,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         }
         catch
         {
+            lease?.Dispose();
             await client.DisposeAsync();
             throw;
         }
