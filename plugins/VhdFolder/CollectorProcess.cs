@@ -1,5 +1,5 @@
-// sr-gc as a process of its own: one for each folder, kept so by a lock that also names it. A driver starts it detached when it left something to
-// collect, and stops it before it lets go of the folder.
+// sr-gc as a process of its own: one for each folder, kept so by a lock that also names it. A driver starts it detached when it left
+// something to collect, and stops it before it lets go of the folder.
 using System.Diagnostics;
 using System.Globalization;
 using Platform;
@@ -32,8 +32,8 @@ public static class CollectorProcess
     }
 
     /// <summary>
-    /// Starts a collector when there is something to collect; what it says goes to <c>sr-gc.log</c> in the control folder. Nothing that goes wrong here
-    /// is the caller's failure.
+    /// Starts a collector when there is something to collect; what it says goes to <c>sr-gc.log</c> in the control folder. Nothing that
+    /// goes wrong here is the caller's failure.
     /// </summary>
     /// <param name="isOff">The SR is not to be collected (device_config <c>gc=off</c>).</param>
     public static void StartFor(DiskFolder folder, bool isOff)
@@ -68,12 +68,14 @@ public static class CollectorProcess
             if (!FileLock.IsHeld(path))
                 return;
             // While the lock is held its holder lives, and wrote who it is.
-            if (int.TryParse(FileLock.Read(path), NumberStyles.None, CultureInfo.InvariantCulture, out int processId) && IsCollector(processId))
+            if (int.TryParse(FileLock.Read(path), NumberStyles.None, CultureInfo.InvariantCulture, out int processId)
+                && IsCollector(processId))
                 Posix.TryKill(processId, Terminate);
             await Task.Delay(Poll, cancellationToken);
         }
 
-        throw new DriverException(DriverException.Unavailable, $"the collector of {folder} did not end within {StopLimit.TotalSeconds:0} s");
+        throw new DriverException(
+            DriverException.Unavailable, $"the collector of {folder} did not end within {StopLimit.TotalSeconds:0} s");
     }
 
     private static bool IsCollector(int processId)
@@ -89,7 +91,8 @@ public static class CollectorProcess
     }
 
     private static string ControlDirectory() =>
-        Environment.GetEnvironmentVariable("BLKTAP_CONTROL_DIRECTORY") is { Length: > 0 } directory ? directory : TapControl.DefaultDirectory;
+        Environment.GetEnvironmentVariable("BLKTAP_CONTROL_DIRECTORY") is { Length: > 0 } directory
+            ? directory : TapControl.DefaultDirectory;
 
     private static string? FindProgram() =>
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Prepend(AppContext.BaseDirectory)

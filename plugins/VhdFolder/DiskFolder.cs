@@ -139,7 +139,8 @@ public sealed class DiskFolder
 
     /// <summary>
     /// Splits a disk in two that share what it held: the content moves into a hidden base, the disk and the new one become its children.
-    /// Nobody may have the disk's image open. At every point a crash leaves the disk with its content; who locks the folder next does the rest.
+    /// Nobody may have the disk's image open. At every point a crash leaves the disk with its content; who locks the folder next does the
+    /// rest.
     /// </summary>
     public Disk Fork(string key, string newKey)
     {

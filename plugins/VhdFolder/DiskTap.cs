@@ -103,7 +103,9 @@ public sealed class DiskTap
     /// <summary>Every tapdisk of the control folder.</summary>
     public Task<IReadOnlyList<TapEntry>> ListAsync(CancellationToken cancellationToken) => control.ListAsync(cancellationToken);
 
-    /// <summary>Holds a disk's I/O and closes its image. When it fails the tapdisk may do so later all the same: a resume must follow.</summary>
+    /// <summary>
+    /// Holds a disk's I/O and closes its image. When it fails the tapdisk may do so later all the same: a resume must follow.
+    /// </summary>
     public async Task PauseAsync(int processId, int minor, TimeSpan timeLimit, CancellationToken cancellationToken)
     {
         using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);

@@ -1,5 +1,5 @@
-// Who else uses an SR folder, on a real machine: drivers (the folder's flock), tapdisks (their control sockets), copies and mirrors (leases), and
-// any process that has an image open (/proc).
+// Who else uses an SR folder, on a real machine: drivers (the folder's flock), tapdisks (their control sockets), copies and mirrors
+// (leases), and any process that has an image open (/proc).
 using Microsoft.Win32.SafeHandles;
 using Platform;
 using StorageAccess.Tap;
@@ -30,8 +30,8 @@ public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
     }
 
     /// <summary>
-    /// A process that is no tapdisk of the control folder counts as one that cannot be asked to wait: a control folder given wrongly is no way
-    /// to a disk's being changed under its guest.
+    /// A process that is no tapdisk of the control folder counts as one that cannot be asked to wait: a control folder given wrongly is
+    /// no way to a disk's being changed under its guest.
     /// </summary>
     public async Task<FolderUse> LookAsync(CancellationToken cancellationToken)
     {

@@ -104,7 +104,8 @@ public static partial class Posix
         int fd = open(path, (isWritable ? OpenReadWrite : 0) | OpenCreate | OpenNonBlocking | OpenCloseOnExec, LockFileMode);
         return fd >= 0
             ? new SafeFileHandle(fd, ownsHandle: true)
-            : throw new BlockIoException((Errno)Marshal.GetLastPInvokeError(), $"cannot open {path}: {Marshal.GetLastPInvokeErrorMessage()}");
+            : throw new BlockIoException(
+                (Errno)Marshal.GetLastPInvokeError(), $"cannot open {path}: {Marshal.GetLastPInvokeErrorMessage()}");
     }
 
     internal static bool TryLock(SafeFileHandle file, bool isExclusive) =>

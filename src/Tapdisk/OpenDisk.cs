@@ -56,7 +56,8 @@ internal sealed class OpenDisk
     public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
 
     /// <summary>
-    /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest starts anew.
+    /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest
+    /// starts anew.
     /// </summary>
     public void Reopen(DiskImage image)
     {

@@ -1,5 +1,5 @@
-// `.lease-<key>`: somebody copies, mirrors or backs up an image of an SR folder, and the collector leaves its chain alone. Shared by all who
-// do; the kernel lets go when they die (docs/formats/sr-folder.md).
+// `.lease-<key>`: somebody copies, mirrors or backs up an image of an SR folder, and the collector leaves its chain alone. Shared by all
+// who do; the kernel lets go when they die (docs/formats/sr-folder.md).
 using Platform;
 using Vhd.Collect;
 
@@ -12,8 +12,8 @@ public static class ImageLease
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(10);
 
     /// <summary>
-    /// Takes a lease of an image in an SR folder (one with <c>.sr.json</c>); for any other file, and where no file can be made, there is none
-    /// to take, and null. Waits while the collector is at the image, which it is for seconds at most.
+    /// Takes a lease of an image in an SR folder (one with <c>.sr.json</c>); for any other file, and where no file can be made, there is
+    /// none to take, and null. Waits while the collector is at the image, which it is for seconds at most.
     /// </summary>
     /// <exception cref="BlockIoException">EBUSY: the collector did not let go in time.</exception>
     public static IDisposable? Take(string imagePath, TimeSpan limit)

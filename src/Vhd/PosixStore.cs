@@ -32,7 +32,8 @@ internal sealed class PosixStore : IVhdStore
             File.Delete(path);
     }
 
-    public IReadOnlyList<string> NamesIn(string folder) => [.. Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path))];
+    public IReadOnlyList<string> NamesIn(string folder) =>
+        [.. Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path))];
 
     public void Link(string existingPath, string path) => Posix.CreateHardLink(existingPath, path);
 

@@ -24,7 +24,8 @@ public static class VhdCoalesce
 {
     /// <summary>
     /// Makes the ancestor hold what the image shows, and zeros past the image's end. The ancestor must have no other
-    /// descendants, and neither image a writer. It grows first when it is smaller. The image itself is not changed and not deleted. Durable at return; cancelled or killed, run again.
+    /// descendants, and neither image a writer. It grows first when it is smaller. The image itself is not changed and not deleted.
+    /// Durable at return; cancelled or killed, run again.
     /// </summary>
     /// <exception cref="VhdException">BadRequest: no parent, or the ancestor is not in the chain; what is wrong with an image.</exception>
     public static VhdCoalesceResult Run(

@@ -1,5 +1,5 @@
-// Who else uses a folder on a simulated disk: tapdisks that only know whether they are paused. They outlive the collector's process, and die with
-// the power.
+// Who else uses a folder on a simulated disk: tapdisks that only know whether they are paused. They outlive the collector's process, and
+// die with the power.
 using Vhd.Collect;
 
 namespace Support;

@@ -63,7 +63,8 @@ internal static class DoctorCommand
     private static string LineOf(ChainImage image)
     {
         string users = image.OpenBy.Count == 0 ? "" : $", open by {string.Join(" and ", image.OpenBy)}";
-        return $"{new string(' ', 2 * (image.Depth - 1))}{image.Key}  {Size(image.VirtualSizeBytes)}, {Size(image.AllocatedBytes)} allocated"
+        return $"{new string(' ', 2 * (image.Depth - 1))}{image.Key}  {Size(image.VirtualSizeBytes)}"
+            + $", {Size(image.AllocatedBytes)} allocated"
             + $"{(image.IsHidden ? ", hidden" : "")}{(image.IsLeased ? ", leased" : "")}{users}";
     }
 

@@ -1,6 +1,6 @@
-// sr-gc: collects what an SR folder of VHD files does not need any more, and says what is wrong with its chains. Facts go to standard output,
-// everything else to standard error. Exit codes: 0 done, 1 something is wrong or was put off by an error, 2 the command line is, 3 another
-// collector has the folder.
+// sr-gc: collects what an SR folder of VHD files does not need any more, and says what is wrong with its chains. Facts go to standard
+// output, everything else to standard error. Exit codes: 0 done, 1 something is wrong or was put off by an error, 2 the command line is,
+// 3 another collector has the folder.
 using System.CommandLine;
 using System.Runtime.InteropServices;
 using Platform;

@@ -1,5 +1,5 @@
-// What is wrong with the chains of one SR folder, and a plan to mend it that guesses nothing. Looking takes no lock and changes nothing. One broken
-// image never hides the rest.
+// What is wrong with the chains of one SR folder, and a plan to mend it that guesses nothing. Looking takes no lock and changes nothing.
+// One broken image never hides the rest.
 using Platform;
 
 namespace Vhd.Collect;
@@ -25,7 +25,12 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
         LookForLeftovers();
         IReadOnlyList<CollectStep> steps = CollectPlan.All(Undisturbed(forest), LeafLimitBytes);
         return new ChainReport(
-            folder.Path, Images(forest, use), [.. findings.OrderByDescending(static finding => finding.Severity)], steps, PutOff(forest), FreedBy(steps));
+            folder.Path,
+            Images(forest, use),
+            [.. findings.OrderByDescending(static finding => finding.Severity)],
+            steps,
+            PutOff(forest),
+            FreedBy(steps));
     }
 
     /// <summary>Mends what can be mended safely, under the folder's lock.</summary>
@@ -42,8 +47,12 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
         FolderUse use = await users.LookAsync(cancellationToken);
         foreach (ChainFinding finding in report.Findings.Where(static finding => finding.Mend is not (Mend.None or Mend.Finish)))
             told.Add(MendOne(finding, use));
-        foreach (ChainFinding finding in report.Findings.Where(static finding => finding is { Mend: Mend.None, Severity: not VhdSeverity.Note }))
-            told.Add($"not mended: {finding.Key}: {finding.Message}");
+        foreach (ChainFinding finding in report.Findings)
+        {
+            if (finding is { Mend: Mend.None, Severity: not VhdSeverity.Note })
+                told.Add($"not mended: {finding.Key}: {finding.Message}");
+        }
+
         return told;
     }
 
@@ -60,7 +69,8 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
             switch (finding.Mend)
             {
                 case Mend.Repair:
-                    return $"{key}: {string.Join("; ", VhdRepair.Run(folder.Store, folder.PathOf(key)).DefaultIfEmpty("nothing was left to mend"))}";
+                    IReadOnlyList<string> done = VhdRepair.Run(folder.Store, folder.PathOf(key));
+                    return $"{key}: {string.Join("; ", done.DefaultIfEmpty("nothing was left to mend"))}";
                 case Mend.SetParent:
                     ParentChange.Apply(folder.Store, folder.PathOf(key), folder.PathOf(finding.Target), isParentRaw: false);
                     return $"{key}: set its parent to {finding.Target}";
@@ -91,8 +101,14 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
         }
 
         bool isWritten = node.Use != ImageUse.Nobody;
-        foreach (VhdProblem problem in problems.Where(problem => problem.Fault != VhdFault.Parent && !(isWritten && IsOfWriter(problem.Fault))))
-            Add(problem.Severity, node.Key, problem.Message, problem.Severity == VhdSeverity.Warning && IsMended(problem.Fault) ? Mend.Repair : Mend.None);
+        foreach (VhdProblem problem in problems)
+        {
+            if (problem.Fault == VhdFault.Parent || (isWritten && IsOfWriter(problem.Fault)))
+                continue;
+            bool isMended = problem.Severity == VhdSeverity.Warning && IsMended(problem.Fault);
+            Add(problem.Severity, node.Key, problem.Message, isMended ? Mend.Repair : Mend.None);
+        }
+
         if (node.Fault is { } fault)
             LookForParent(node.Key, fault, info);
         LookAtPlace(forest, node);
@@ -139,7 +155,11 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
         if (!node.IsHidden && forest.ChildrenOf(node.Key).Count > 0)
             Add(VhdSeverity.Warning, node.Key, "a disk that others are children of: a write to it changes them", Mend.None);
         if (node.Parent is { } parent && forest.Find(parent) is { } below && below.VirtualSizeBytes > node.VirtualSizeBytes)
-            Add(VhdSeverity.Note, node.Key, $"it is smaller than its parent ({node.VirtualSizeBytes} and {below.VirtualSizeBytes} bytes)", Mend.None);
+            Add(
+                VhdSeverity.Note,
+                node.Key,
+                $"it is smaller than its parent ({node.VirtualSizeBytes} and {below.VirtualSizeBytes} bytes)",
+                Mend.None);
     }
 
     private void LookForLeftovers()
@@ -155,7 +175,11 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
                         : $"a collector's {journal.Stage.ToString().ToLowerInvariant()} is under way, or was cut off",
                     journal.Stage == CollectStage.Merge ? Mend.None : Mend.Finish);
             else
-                Add(VhdSeverity.Error, key, $"{CollectJournal.Prefix}{key} is no journal of this collector: nothing is collected while it is there", Mend.None);
+                Add(
+                    VhdSeverity.Error,
+                    key,
+                    $"{CollectJournal.Prefix}{key} is no journal of this collector: nothing is collected while it is there",
+                    Mend.None);
         }
 
         foreach (string key in folder.CutOffForks())
@@ -169,11 +193,10 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
     {
         List<ChainImage> found = [];
         HashSet<string> seen = [];
-        Stack<string> waiting = new(forest.Nodes.Where(node => node.Parent is null || forest.Find(node.Parent) is null).Select(static node => node.Key).Reverse());
-        IEnumerable<string> rest = forest.Nodes.Select(static node => node.Key);
-        foreach (string root in waiting.Concat(rest).ToArray())
+        IEnumerable<ImageNode> roots = forest.Nodes.Where(node => node.Parent is null || forest.Find(node.Parent) is null);
+        foreach (ImageNode root in roots.Concat(forest.Nodes))
         {
-            waiting = new([root]);
+            Stack<string> waiting = new([root.Key]);
             while (waiting.TryPop(out string? key))
             {
                 if (!seen.Add(key) || forest.Find(key) is not { } node)
@@ -190,7 +213,8 @@ public sealed class ChainDoctor(ImageFolder folder, IFolderUsers users)
     private ChainImage ImageOf(ImageForest forest, ImageNode node, FolderUse use)
     {
         VhdInfo? info = infos.GetValueOrDefault(node.Key);
-        List<string> openBy = [.. use.Taps.Where(tap => tap.Key == node.Key).Select(static tap => $"tapdisk {tap.ProcessId}, minor {tap.Minor}")];
+        IEnumerable<TapReference> taps = use.Taps.Where(tap => tap.Key == node.Key);
+        List<string> openBy = [.. taps.Select(static tap => $"tapdisk {tap.ProcessId}, minor {tap.Minor}")];
         if (use.OpenElsewhere.TryGetValue(node.Key, out string? elsewhere))
             openBy.Add(elsewhere);
         return new ChainImage(

@@ -78,7 +78,8 @@ public static class CollectPlan
     /// <summary>What would be done with an image were nobody in the way, and why it is not; null for an image that stays.</summary>
     public static (CollectStep Step, string? WhyNot)? For(ImageForest forest, string key, long leafLimitBytes) =>
         forest.Find(key) is { } node && StepOf(forest, node, leafLimitBytes) is { } step
-            ? (step, forest.Unreadable.Count > 0 ? $"{forest.Unreadable[0].Key}.vhd cannot be read and may be its child" : WhyNot(forest, step))
+            ? (step, forest.Unreadable.Count > 0
+                ? $"{forest.Unreadable[0].Key}.vhd cannot be read and may be its child" : WhyNot(forest, step))
             : null;
 
     private static CollectStep? StepOf(ImageForest forest, ImageNode node, long leafLimitBytes)

@@ -1,6 +1,6 @@
 // Finishing what the collector's journals name, for the collector itself and for whoever takes the folder's lock after it died. The lock is
-// held. A change that cannot be finished now (a tapdisk that does not pause, a damaged image) keeps its journal; the collector does nothing more in the folder
-// until it is gone, and the chain doctor tells of it.
+// held. A change that cannot be finished now (a tapdisk that does not pause, a damaged image) keeps its journal; the collector does
+// nothing more in the folder until it is gone, and the chain doctor tells of it.
 using Platform;
 
 namespace Vhd.Collect;

@@ -60,7 +60,9 @@ public sealed class Collector
         return new CollectResult(done, putOff);
     }
 
-    /// <summary>Merges that a dead collector left: the plan finds again what is worth going on with, and the parent is given its shape.</summary>
+    /// <summary>
+    /// Merges that a dead collector left: the plan finds again what is worth going on with, and the parent is given its shape.
+    /// </summary>
     private async Task DropMergesAsync(CancellationToken cancellationToken)
     {
         using IDisposable held = await CollectRecovery.LockAsync(folder, users, cancellationToken);

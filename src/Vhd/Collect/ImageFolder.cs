@@ -1,5 +1,6 @@
-// The files of one SR folder: <key>.vhd images, .fork-<key> and .gc-<key> journals (docs/formats/sr-folder.md). Every change here is made under
-// the folder's lock, which the caller holds; each is one that a crash may cut short and that is finished or undone from its journal.
+// The files of one SR folder: <key>.vhd images, .fork-<key> and .gc-<key> journals (docs/formats/sr-folder.md). Every change here is made
+// under the folder's lock, which the caller holds; each is one that a crash may cut short and that is finished or undone from its
+// journal.
 using System.Text;
 using Platform;
 
@@ -143,7 +144,8 @@ public sealed class ImageFolder
         return (bases, new HashSet<string>(Journals().Where(key => ReadJournal(key) is { Stage: CollectStage.Swap })));
     }
 
-    internal IReadOnlyList<string> HalfMade() => [.. store.NamesIn(Path).Where(static name => name.EndsWith(HalfMadeSuffix, StringComparison.Ordinal))];
+    internal IReadOnlyList<string> HalfMade() =>
+        [.. store.NamesIn(Path).Where(static name => name.EndsWith(HalfMadeSuffix, StringComparison.Ordinal))];
 
     internal IReadOnlyList<string> CutOffForks() => Named(ForkPrefix, "");
 
@@ -194,7 +196,8 @@ public sealed class ImageFolder
 
     /// <summary>The key of an image's parent; null when it has none here.</summary>
     internal string? ParentOf(VhdInfo info) =>
-        info.ParentPath is { } parent && System.IO.Path.GetDirectoryName(parent) == Path && parent.EndsWith(ImageSuffix, StringComparison.Ordinal)
+        info.ParentPath is { } parent && System.IO.Path.GetDirectoryName(parent) == Path
+        && parent.EndsWith(ImageSuffix, StringComparison.Ordinal)
         && IsKey(System.IO.Path.GetFileNameWithoutExtension(parent))
             ? System.IO.Path.GetFileNameWithoutExtension(parent) : null;
 

@@ -1,5 +1,5 @@
-// sr-gc as a program, with a real tapdisk whose guest writes meanwhile, judged by qemu-io: merges of bases and of the disk in use, the lease, and
-// kill -9 at random moments.
+// sr-gc as a program, with a real tapdisk whose guest writes meanwhile, judged by qemu-io: merges of bases and of the disk in use, the
+// lease, and kill -9 at random moments.
 using System.Diagnostics;
 using Platform;
 using StorageAccess.Tap;
@@ -145,7 +145,11 @@ public sealed class CollectorTests : IAsyncLifetime
 
     private ProcessStartInfo StartOf(params string[] options)
     {
-        ProcessStartInfo start = new(Built("sr-gc"), [images.Path, .. options]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        ProcessStartInfo start = new(Built("sr-gc"), [images.Path, .. options])
+        {
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        };
         start.Environment["BLKTAP_CONTROL_DIRECTORY"] = folder.Path;
         return start;
     }

@@ -1,4 +1,5 @@
-// The collector killed at every operation: in ./test for a bounded time; STORAGE_CRASH_POINTS=1000000 runs until so many were opened and compared.
+// The collector killed at every operation: in ./test for a bounded time; STORAGE_CRASH_POINTS=1000000 runs until so many were opened and
+// compared.
 using System.Diagnostics;
 using System.Globalization;
 
@@ -17,7 +18,8 @@ public sealed class CollectCrashTests(Xunit.Abstractions.ITestOutputHelper outpu
         long[] counts = new long[CollectScenario.Kinds];
         for (int seed = 0; counts.Sum() < wanted && (asked is not null || watch.Elapsed < DefaultShare || counts.Contains(0)); seed++)
             counts[seed % counts.Length] += await new CollectScenario(seed % counts.Length, seed).RunAsync();
-        string counted = $"{counts.Sum()} crash points of the collector (inner and growth {counts[0]}, leaf {counts[1]}, split {counts[2]}, "
+        string counted = $"{counts.Sum()} crash points of the collector (inner and growth {counts[0]}, leaf {counts[1]}, "
+            + $"split {counts[2]}, "
             + $"other names {counts[3]}, any history {counts[4]}) in {watch.Elapsed.TotalSeconds:F0} s";
         output.WriteLine(counted);
         await Console.Out.WriteLineAsync(counted);

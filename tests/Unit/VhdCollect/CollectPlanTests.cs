@@ -1,5 +1,5 @@
-// The plan's laws, over every small forest: all parents, hidden flags, leases, uses and sizes. Contents are modelled by what each image holds, so
-// that "a disk reads the same" can be asked of every step.
+// The plan's laws, over every small forest: all parents, hidden flags, leases, uses and sizes. Contents are modelled by what each image
+// holds, so that "a disk reads the same" can be asked of every step.
 using System.Numerics;
 using Vhd.Collect;
 
@@ -98,7 +98,9 @@ public sealed class CollectPlanTests(Xunit.Abstractions.ITestOutputHelper output
         }
     }
 
-    /// <summary>Everything for up to three images; for more, at most two that are leased, one that is open elsewhere, all or none large.</summary>
+    /// <summary>
+    /// Everything for up to three images; for more, at most two that are leased, one that is open elsewhere, all or none large.
+    /// </summary>
     private static IEnumerable<(int Leased, int Tapped, int Other, int Large)> UsesOf(int count)
     {
         int all = (1 << count) - 1;
@@ -120,8 +122,9 @@ public sealed class CollectPlanTests(Xunit.Abstractions.ITestOutputHelper output
     /// <summary>A folder in which an image holds letters; a disk reads its chain's letters, the uppermost first.</summary>
     private sealed class Model(int[] parents, int hidden, int leased, int tapped, int other, int large)
     {
-        private readonly SortedDictionary<string, (string? Parent, bool IsHidden, bool IsLeased, ImageUse Use, bool IsLarge, string Holds)> images =
-            new(StringComparer.Ordinal);
+        private readonly SortedDictionary<
+            string, (string? Parent, bool IsHidden, bool IsLeased, ImageUse Use, bool IsLarge, string Holds)> images =
+                new(StringComparer.Ordinal);
 
         private bool isFilled;
 
@@ -243,7 +246,8 @@ public sealed class CollectPlanTests(Xunit.Abstractions.ITestOutputHelper output
                     : (tapped >> i & 1) != 0 && (hidden >> i & 1) == 0 ? ImageUse.Tapdisk : ImageUse.Nobody;
                 images.Add(
                     Name(i),
-                    (parents[i] < 0 ? null : Name(parents[i]), (hidden >> i & 1) != 0, (leased >> i & 1) != 0, use, (large >> i & 1) != 0, Name(i)));
+                    (parents[i] < 0 ? null : Name(parents[i]),
+                        (hidden >> i & 1) != 0, (leased >> i & 1) != 0, use, (large >> i & 1) != 0, Name(i)));
             }
         }
 

@@ -1,6 +1,6 @@
-// One SR folder on a simulated disk, made by a random history (disks, writes, forks, deletes, resizes), and a collector that dies in it at each
-// of its operations. Whatever is found must show every disk as before, to one who only lists the folder as well; the next holder of the lock
-// leaves no tapdisk paused; and a collector run to its end leaves nothing to collect.
+// One SR folder on a simulated disk, made by a random history (disks, writes, forks, deletes, resizes), and a collector that dies in it
+// at each of its operations. Whatever is found must show every disk as before, to one who only lists the folder as well; the next holder
+// of the lock leaves no tapdisk paused; and a collector run to its end leaves nothing to collect.
 using Platform;
 using Support;
 using Vhd;
@@ -79,7 +79,8 @@ internal sealed class CollectScenario
         if (death == Death.Power)
             users.LosePower();
         ImageFolder folder = new(disk, FolderPath);
-        // The one state that only its journal mends: names of other lengths, and the power lost between a header's sectors (docs/formats/vhd.md).
+        // The one state that only its journal mends: names of other lengths, and the power lost between a header's sectors
+        // (docs/formats/vhd.md).
         if (!(death == Death.Power && folder.Journals().Any(key => folder.ReadJournal(key) is { Stage: CollectStage.Relink } relink
             && relink.Children.Any(child => IsTorn(folder, child)))))
             Verify(disk, when);
@@ -129,7 +130,9 @@ internal sealed class CollectScenario
         ImageForest forest = folder.Scan(await users.LookAsync(None), LeafLimitBytes + 1);
         Assert.Null(CollectPlan.Next(forest, LeafLimitBytes, new Dictionary<string, string>()));
         Assert.True(users.Paused.Count == 0, $"{name}, {when}: a tapdisk stays paused");
-        Assert.True(disk.Names.All(static path => path.EndsWith(".vhd", StringComparison.Ordinal)), $"{name}, {when}: {string.Join(" ", disk.Names)}");
+        Assert.True(
+            disk.Names.All(static path => path.EndsWith(".vhd", StringComparison.Ordinal)),
+            $"{name}, {when}: {string.Join(" ", disk.Names)}");
         foreach (string key in folder.Keys())
         {
             Assert.DoesNotContain(
