@@ -28,7 +28,7 @@ internal sealed class Driver(Request request)
                 "sr_create" => Create(),
                 "sr_delete" => await DeleteSrAsync(cancellationToken),
                 "sr_attach" or "sr_scan" => await ScanAsync(cancellationToken),
-                "sr_detach" => Detached(),
+                "sr_detach" => await DetachAsync(cancellationToken),
                 "sr_update" => await UpdateAsync(),
                 "vdi_create" => await CreateDiskAsync(cancellationToken),
                 "vdi_delete" => await DeleteDiskAsync(cancellationToken),
@@ -71,7 +71,11 @@ internal sealed class Driver(Request request)
         ("driver_version", "1.0"),
         ("required_api_version", "1.0"),
         ("capabilities", RpcValue.Strings(Capabilities)),
-        ("configuration", RpcValue.Array([RpcValue.Struct(("key", "location"), ("description", "the folder, an absolute path"))])));
+        ("configuration", RpcValue.Array(
+        [
+            RpcValue.Struct(("key", "location"), ("description", "the folder, an absolute path")),
+            RpcValue.Struct(("key", "gc"), ("description", "\"off\": no collector is started")),
+        ])));
 
     private RpcString Probe()
     {
@@ -89,6 +93,7 @@ internal sealed class Driver(Request request)
     private async Task<RpcValue> DeleteSrAsync(CancellationToken cancellationToken)
     {
         DiskFolder folder = DiskFolder.Open(request.Location);
+        await CollectorProcess.StopAsync(folder.Path, cancellationToken);
         using IDisposable held = await folder.LockAsync(cancellationToken);
         folder.Destroy();
         return new RpcNil();
@@ -106,6 +111,8 @@ internal sealed class Driver(Request request)
         }
 
         await TellSpaceAsync(folder, xen);
+        if (request.IsMaster)
+            CollectorProcess.StartFor(folder, request.IsCollectorOff);
         return new RpcNil();
     }
 
@@ -133,9 +140,9 @@ internal sealed class Driver(Request request)
         }
     }
 
-    private RpcNil Detached()
+    private async Task<RpcValue> DetachAsync(CancellationToken cancellationToken)
     {
-        DiskFolder.Open(request.Location);
+        await CollectorProcess.StopAsync(DiskFolder.Open(request.Location).Path, cancellationToken);
         return new RpcNil();
     }
 
@@ -168,6 +175,7 @@ internal sealed class Driver(Request request)
         using XenApi xen = new(request.SessionRef);
         await xen.CallAsync("VDI.db_forget", request.VdiRef);
         await TellSpaceAsync(folder, xen);
+        CollectorProcess.StartFor(folder, request.IsCollectorOff);
         return new RpcNil();
     }
 
@@ -219,7 +227,10 @@ internal sealed class Driver(Request request)
         using IDisposable held = await folder.LockAsync(cancellationToken);
         Disk source = folder.Find(request.VdiLocation);
         Disk copy = await tap.WhilePausedAsync(source.Path, () => folder.Fork(source.Key, Guid.NewGuid().ToString()), cancellationToken);
-        return await IntroducedAsync(folder, copy, "", "", "user", isSnapshot, isSnapshot ? request.VdiRef : "OpaqueRef:NULL", []);
+        RpcValue introduced = await IntroducedAsync(
+            folder, copy, "", "", "user", isSnapshot, isSnapshot ? request.VdiRef : "OpaqueRef:NULL", []);
+        CollectorProcess.StartFor(folder, request.IsCollectorOff);
+        return introduced;
     }
 
     /// <summary>A disk that the database does not take is not left in the folder.</summary>

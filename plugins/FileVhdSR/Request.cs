@@ -23,6 +23,8 @@ internal sealed class Request(RpcStruct members)
 
     public bool IsMaster => Config.GetValueOrDefault("SRmaster") == "true";
 
+    public bool IsCollectorOff => Config.GetValueOrDefault("gc") == "off";
+
     public string Location => Config.TryGetValue("location", out string? location)
         ? location
         : throw new DriverException(DriverException.LocationMissing, "device_config has no location");

@@ -2,14 +2,15 @@
 // Every change is made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5
 // is the field's own algorithm).
 using System.Text.Json;
-using Microsoft.Win32.SafeHandles;
 using Platform;
 using Vhd;
+using Vhd.Collect;
 
 namespace VhdFolder;
 
 /// <summary>What .sr.json keeps. A quota of 0 means the whole filesystem.</summary>
-public sealed record FolderRecord(string Uuid, string Name, string Description, long QuotaBytes, bool MadeFolder);
+public sealed record FolderRecord(
+    string Uuid, string Name, string Description, long QuotaBytes, bool MadeFolder, bool IsCollectorOff = false);
 
 /// <summary>A disk that users see. The file name of its parent is null for a flat one.</summary>
 public sealed record Disk(string Key, string Path, long VirtualSizeBytes, long PhysicalSizeBytes, string? Parent);
@@ -17,16 +18,19 @@ public sealed record Disk(string Key, string Path, long VirtualSizeBytes, long P
 public sealed class DiskFolder
 {
     private const string RecordName = ".sr.json";
-    private const string ForkPrefix = ".fork-";
     private const int SectorBytes = 512;
+    private const long LeafLimitBytes = 20 << 20;
     private const long LargestDiskBytes = 2040L << 30;
-    private static readonly TimeSpan LockWait = TimeSpan.FromSeconds(60);
-    private static readonly TimeSpan LockPoll = TimeSpan.FromMilliseconds(20);
+
+    private static readonly Dictionary<string, string> NobodyPutOff = [];
+
+    private readonly ImageFolder images;
 
     private DiskFolder(string path, FolderRecord record)
     {
         Path = path;
         Record = record;
+        images = new ImageFolder(path);
     }
 
     public string Path { get; }
@@ -66,46 +70,26 @@ public sealed class DiskFolder
     }
 
     /// <summary>Held while the folder changes; whoever takes it cleans up after a holder that died.</summary>
-    public async Task<IDisposable> LockAsync(CancellationToken cancellationToken)
-    {
-        long end = Environment.TickCount64 + (long)LockWait.TotalMilliseconds;
-        SafeFileHandle? held;
-        while ((held = Posix.TryLockDirectory(Path)) is null)
-        {
-            if (Environment.TickCount64 > end)
-                throw new DriverException(DriverException.SrUnavailable,
-                    $"another process has held {Path} for {LockWait.TotalSeconds:0} s");
-            await Task.Delay(LockPoll, cancellationToken);
-        }
-
-        try
-        {
-            Recover();
-            return held;
-        }
-        catch
-        {
-            held.Dispose();
-            throw;
-        }
-    }
+    public Task<IDisposable> LockAsync(CancellationToken cancellationToken) =>
+        CollectRecovery.LockAsync(images, new FolderUsers(images.Path, DiskTap.FromEnvironment()), cancellationToken);
 
     /// <summary>The disks, and the names of images that cannot be read: one bad file does not hide the others.</summary>
     public (IReadOnlyList<Disk> Disks, IReadOnlyList<string> Damaged) List()
     {
         List<Disk> disks = [];
         List<string> damaged = [];
-        foreach (string path in Images())
+        (IReadOnlySet<string> notDisks, IReadOnlySet<string> changing) = images.BetweenStates();
+        foreach (string key in images.Keys())
         {
             try
             {
-                VhdInfo info = VhdImage.ReadInfo(path);
-                if (!info.IsHidden)
-                    disks.Add(DiskOf(path, info));
+                VhdInfo info = images.ReadInfo(key);
+                if (changing.Contains(key) || !(info.IsHidden || notDisks.Contains(key)))
+                    disks.Add(DiskOf(PathOf(key), info));
             }
-            catch (VhdException)
+            catch (VhdException e) when (e.Error != VhdError.CannotOpen)
             {
-                damaged.Add(KeyOf(path));
+                damaged.Add(key); // One that cannot be opened went since it was listed.
             }
         }
 
@@ -176,12 +160,14 @@ public sealed class DiskFolder
         File.Delete(Find(key).Path);
         File.Delete(System.IO.Path.Combine(Path, key + ".json"));
         Posix.SyncDirectory(Path);
-        CollectBases();
+        while (CollectPlan.Next(Forest(), LeafLimitBytes, NobodyPutOff) is { Action: CollectAction.Delete } garbage)
+            images.Delete(garbage.Key);
     }
 
     /// <summary>
     /// Splits a disk in two that share what it held: the content moves into a hidden base, the disk and the new one become its children.
-    /// Nobody may have the disk's image open. At every point a crash leaves the disk with its content; <see cref="Recover"/> does the rest.
+    /// Nobody may have the disk's image open. At every point a crash leaves the disk with its content; who locks the folder next does the
+    /// rest.
     /// </summary>
     public Disk Fork(string key, string newKey)
     {
@@ -189,24 +175,13 @@ public sealed class DiskFolder
         (long _, long free, long _) = Space();
         if (2 * OverheadOf(disk.VirtualSizeBytes) > free)
             throw new DriverException(DriverException.NoSpace, $"{Path} has {free} bytes free");
-        string baseKey = Guid.NewGuid().ToString();
-        string basePath = PathOf(baseKey);
-        WriteFile(ForkPrefix + key, baseKey);
         try
         {
-            Posix.CreateHardLink(disk.Path, basePath);
-            VhdImage.CreateSnapshot(TemporaryOf(key), basePath);
-            File.Move(TemporaryOf(key), disk.Path, overwrite: true);
-            Posix.SyncDirectory(Path);
-            VhdImage.CreateSnapshot(PathOf(newKey), basePath);
+            images.Fork(key, Guid.NewGuid().ToString(), newKey);
         }
         catch (VhdException e) when (e.Error == VhdError.TooDeep)
         {
             throw new DriverException(DriverException.ChainTooLong, e.Message);
-        }
-        finally
-        {
-            Recover();
         }
 
         return Find(newKey);
@@ -216,7 +191,7 @@ public sealed class DiskFolder
     public (long TotalBytes, long FreeBytes, long UsedBytes) Space()
     {
         DriveInfo drive = new(Path);
-        long used = Images().Sum(static path => new FileInfo(path).Length);
+        long used = images.Keys().Sum(LengthOf);
         if (Record.QuotaBytes == 0)
             return (drive.TotalSize, drive.AvailableFreeSpace, used);
         return (Record.QuotaBytes, Math.Max(0, Math.Min(drive.AvailableFreeSpace, Record.QuotaBytes - used)), used);
@@ -225,16 +200,25 @@ public sealed class DiskFolder
     /// <summary>Takes the SR away; the folder too when the SR made it.</summary>
     public void Destroy()
     {
-        if (Images().Any())
+        if (images.Keys().Count > 0)
             throw new DriverException(DriverException.NotEmpty, $"{Path} holds disks");
         File.Delete(System.IO.Path.Combine(Path, RecordName));
         if (Record.MadeFolder && !Directory.EnumerateFileSystemEntries(Path).Any())
             Directory.Delete(Path);
     }
 
-    public void Rename(string name, string description)
+    public void Rename(string name, string description) => Save(Record with { Name = name, Description = description });
+
+    /// <summary>Whether the drivers start no collector for this SR.</summary>
+    public void SetCollectorOff(bool isOff)
     {
-        Record = Record with { Name = name, Description = description };
+        if (isOff != Record.IsCollectorOff)
+            Save(Record with { IsCollectorOff = isOff });
+    }
+
+    private void Save(FolderRecord record)
+    {
+        Record = record;
         WriteFile(RecordName, JsonSerializer.Serialize(Record));
     }
 
@@ -257,9 +241,7 @@ public sealed class DiskFolder
         ? System.IO.Path.Combine(Path, key + ".vhd")
         : throw new DriverException(DriverException.VdiMissing, $"\"{key}\" is not a disk's name");
 
-    private string TemporaryOf(string key) => System.IO.Path.Combine(Path, $".{key}.vhd.new");
-
-    private static bool IsKey(string key) => key.Length is > 0 and <= 64 && key.All(static c => char.IsAsciiLetterOrDigit(c) || c == '-');
+    private static bool IsKey(string key) => ImageFolder.IsKey(key);
 
     private static string KeyOf(string path) => System.IO.Path.GetFileNameWithoutExtension(path);
 
@@ -269,8 +251,19 @@ public sealed class DiskFolder
     private static string? ParentNameOf(VhdInfo info) =>
         info.ParentPath is { } parent ? System.IO.Path.GetFileName(parent) : info.ParentName;
 
-    private IEnumerable<string> Images() =>
-        Directory.EnumerateFiles(Path, "*.vhd").Where(static p => IsKey(KeyOf(p))).Order(StringComparer.Ordinal);
+    /// <summary>Whether a collector would find something to do; who is in its way is not asked.</summary>
+    public bool HasGarbage() =>
+        images.Journals().Count > 0 || CollectPlan.Next(images.Scan(FolderUse.None, 0), LeafLimitBytes, NobodyPutOff) is not null;
+
+    private ImageForest Forest() =>
+        images.Scan(FolderUse.None with { Leased = new FolderUsers(images.Path, DiskTap.FromEnvironment()).Leased() }, LeafLimitBytes + 1);
+
+    /// <summary>0 for a file that went since it was listed.</summary>
+    private long LengthOf(string key)
+    {
+        FileInfo file = new(PathOf(key));
+        return file.Exists ? file.Length : 0;
+    }
 
     /// <summary>An empty image's tables, for a block size of 2 MiB.</summary>
     private static long OverheadOf(long sizeBytes) => 8192 + sizeBytes / (2 << 20) * 4;
@@ -279,54 +272,5 @@ public sealed class DiskFolder
     {
         if (!System.IO.Path.IsPathRooted(path))
             throw new DriverException(DriverException.LocationMissing, $"\"{path}\" is not an absolute path");
-    }
-
-    /// <summary>
-    /// A cut-off fork is finished when the disk is the base's child already, and undone otherwise: the disk still is the content itself.
-    /// Half-made files go; nobody else makes any while the lock is held.
-    /// </summary>
-    private void Recover()
-    {
-        foreach (string journal in Directory.EnumerateFiles(Path, ForkPrefix + "*").ToList())
-        {
-            string key = System.IO.Path.GetFileName(journal)[ForkPrefix.Length..];
-            string baseKey = File.ReadAllText(journal);
-            if (IsKey(key) && IsKey(baseKey) && File.Exists(PathOf(baseKey)))
-            {
-                if (Find(key).Parent == baseKey + ".vhd")
-                    VhdImage.SetHidden(PathOf(baseKey), true);
-                else
-                    File.Delete(PathOf(baseKey));
-            }
-
-            File.Delete(journal);
-            Posix.SyncDirectory(Path);
-        }
-
-        foreach (string halfMade in Directory.EnumerateFiles(Path, "*.new").ToList())
-            File.Delete(halfMade);
-    }
-
-    private void CollectBases()
-    {
-        while (true)
-        {
-            Dictionary<string, VhdInfo> infos;
-            try
-            {
-                infos = Images().ToDictionary(static p => System.IO.Path.GetFileName(p), VhdImage.ReadInfo);
-            }
-            catch (VhdException)
-            {
-                return; // Whose child a damaged image is cannot be known: nothing is collected.
-            }
-
-            HashSet<string?> parents = infos.Values.Select(ParentNameOf).ToHashSet();
-            List<string> orphans = infos.Where(i => i.Value.IsHidden && !parents.Contains(i.Key)).Select(static i => i.Key).ToList();
-            if (orphans.Count == 0)
-                return;
-            foreach (string orphan in orphans)
-                File.Delete(System.IO.Path.Combine(Path, orphan));
-        }
     }
 }

@@ -100,6 +100,31 @@ public sealed class DiskTap
         }
     }
 
+    /// <summary>Every tapdisk of the control folder.</summary>
+    public Task<IReadOnlyList<TapEntry>> ListAsync(CancellationToken cancellationToken) => control.ListAsync(cancellationToken);
+
+    /// <summary>
+    /// Holds a disk's I/O and closes its image. When it fails the tapdisk may do so later all the same: a resume must follow.
+    /// </summary>
+    public async Task PauseAsync(int processId, int minor, TimeSpan timeLimit, CancellationToken cancellationToken)
+    {
+        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        limit.CancelAfter(timeLimit);
+        try
+        {
+            await control.PauseAsync(processId, minor, limit.Token);
+        }
+        catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+        {
+            throw new TapException(
+                TapException.TimedOut, $"tapdisk {processId}, minor {minor}, was not paused within {timeLimit.TotalSeconds:0} s");
+        }
+    }
+
+    /// <summary>Nothing to do for a disk that is not paused. Waits for a pause that is under way.</summary>
+    public Task ResumeAsync(int processId, int minor) =>
+        control.ResumeAsync(processId, minor, arguments: null, secondary: null, CancellationToken.None);
+
     /// <summary>24 when any tapdisk has the image open.</summary>
     public async Task CheckClosedAsync(string imagePath, CancellationToken cancellationToken)
     {

@@ -15,9 +15,10 @@ internal static class Scripts
         "Plugin.diagnostics" => JsonValue.Create(""),
         "SR.probe" => Probe(p),
         "SR.create" => Create(p),
-        "SR.attach" => JsonValue.Create(DiskFolder.Open(PathOf(p)).Path),
-        "SR.detach" => null,
-        "SR.destroy" => await ChangeAsync(p, static folder => folder.Destroy(), cancellationToken),
+        "SR.attach" => await AttachAsync(p, cancellationToken),
+        "SR.detach" => await StopCollectorAsync(p, cancellationToken),
+        "SR.destroy" => await StopCollectorAsync(p, cancellationToken)
+            ?? await ChangeAsync(p, static folder => folder.Destroy(), cancellationToken),
         "SR.stat" => Stat(DiskFolder.Open(p.Text("sr"))),
         "SR.ls" => List(DiskFolder.Open(p.Text("sr"))),
         "SR.set_name" => await ChangeAsync(p, folder => folder.Rename(p.Text("new_name"), folder.Record.Description), cancellationToken),
@@ -45,6 +46,7 @@ internal static class Scripts
         {
             ["path"] = "the folder, an absolute path",
             ["size"] = "a quota in bytes; without it the whole filesystem",
+            ["gc"] = "\"off\": no collector is started",
         },
         ["required_cluster_stack"] = new JsonArray(),
     };
@@ -102,7 +104,29 @@ internal static class Scripts
         (IReadOnlyList<Disk> disks, IReadOnlyList<string> damaged) = folder.List();
         foreach (string key in damaged)
             Console.Error.WriteLine($"{key}.vhd cannot be read and is not listed");
+        CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
         return new JsonArray(disks.Select(disk => (JsonNode)Volumes.Write(folder, disk)).ToArray());
+    }
+
+    /// <summary>The configuration is not given to later calls: what it says of the collector is kept in the SR.</summary>
+    private static async Task<JsonNode?> AttachAsync(Parameters p, CancellationToken cancellationToken)
+    {
+        DiskFolder folder = DiskFolder.Open(PathOf(p));
+        bool isOff = p.Map("configuration").GetValueOrDefault("gc") == "off";
+        if (isOff != folder.Record.IsCollectorOff)
+        {
+            using IDisposable held = await folder.LockAsync(cancellationToken);
+            folder.SetCollectorOff(isOff);
+        }
+
+        return JsonValue.Create(folder.Path);
+    }
+
+    /// <summary>A folder that is gone has no collector.</summary>
+    private static async Task<JsonNode?> StopCollectorAsync(Parameters p, CancellationToken cancellationToken)
+    {
+        await CollectorProcess.StopAsync(p.Text("sr"), cancellationToken);
+        return null;
     }
 
     private static async Task<JsonNode?> ChangeAsync(Parameters p, Action<DiskFolder> change, CancellationToken cancellationToken)

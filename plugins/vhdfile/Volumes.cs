@@ -29,6 +29,7 @@ internal static class Volumes
             case "Volume.destroy":
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
                 folder.Delete(disk.Key);
+                CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
                 return null;
             case "Volume.resize":
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
@@ -79,6 +80,7 @@ internal static class Volumes
     {
         Disk copy = await Tap.WhilePausedAsync(disk.Path, () => folder.Fork(disk.Key, Guid.NewGuid().ToString()), cancellationToken);
         Save(folder, copy.Key, record);
+        CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
         return Write(folder, copy);
     }
 

@@ -166,6 +166,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
             throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror already ({mirror.Status.Phase}); stop it first");
         NbdClient client = await ConnectAsync(target);
+        IDisposable? lease = disk.Image.TakeLease();
         try
         {
             await HoldAsync(disk.Front, DrainLimit);
@@ -174,6 +175,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
                 disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
                 disk.MirrorName = target.Name;
                 disk.SecondaryName = null;
+                disk.TakeLease(lease);
             }
             finally
             {
@@ -182,6 +184,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         }
         catch
         {
+            lease?.Dispose();
             await client.DisposeAsync();
             throw;
         }
@@ -223,6 +226,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         try
         {
             await mirror.FinishAsync();
+            disk.TakeLease(null);
         }
         finally
         {

@@ -8,6 +8,23 @@ namespace Tapdisk;
 /// <param name="Paths">Leaf first.</param>
 internal sealed record DiskImage(string Arguments, string TypeName, int TypeNumber, IReadOnlyList<string> Paths, IBlockDevice Device)
 {
+    // The collector may be about to pause this very disk: who waited longer for its lease would keep it waiting.
+    private static readonly TimeSpan LeaseLimit = TimeSpan.FromSeconds(1);
+
+    /// <summary>A lease of a VHD in an SR folder; null for any other, and when the collector does not let go of it.</summary>
+    public IDisposable? TakeLease()
+    {
+        try
+        {
+            return TypeName == "vhd" ? ImageLease.Take(Paths[0], LeaseLimit) : null;
+        }
+        catch (BlockIoException e)
+        {
+            Log.Write($"{Paths[0]} is mirrored without a lease: {e.Message}");
+            return null;
+        }
+    }
+
     /// <exception cref="IOException">The type is not one of ours, or the image is refused; nothing is open then.</exception>
     public static DiskImage Open(string arguments, bool isReadOnly)
     {

@@ -41,6 +41,9 @@ internal sealed class OpenDisk
     /// <summary>The mirror is the field's, onto this target.</summary>
     public string? SecondaryName { get; set; }
 
+    /// <summary>Keeps an SR's collector away from the image while there is a mirror.</summary>
+    public IDisposable? Lease { get; private set; }
+
     public DiskSockets? Sockets { get; set; }
 
     public TlsExport? Export { get; set; }
@@ -53,7 +56,8 @@ internal sealed class OpenDisk
     public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
 
     /// <summary>
-    /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest starts anew.
+    /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest
+    /// starts anew.
     /// </summary>
     public void Reopen(DiskImage image)
     {
@@ -66,6 +70,13 @@ internal sealed class OpenDisk
 
         Image = image;
         Back.Open(image.Device);
+    }
+
+    /// <summary>For a mirror that begins. Without one, when the collector does not let go, the mirror is right all the same.</summary>
+    public void TakeLease(IDisposable? lease)
+    {
+        Lease?.Dispose();
+        Lease = lease;
     }
 
     /// <summary>The guest goes on.</summary>
@@ -83,6 +94,7 @@ internal sealed class OpenDisk
         await mirror.DisposeAsync();
         Mirror = null;
         SecondaryName = null;
+        TakeLease(null);
     }
 
     /// <summary>When this returns, no request of the export is in flight and none can come.</summary>

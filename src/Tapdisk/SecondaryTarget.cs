@@ -76,6 +76,7 @@ internal sealed record SecondaryTarget(string Name, IBlockDevice Device, string?
             disk.Mirror = new MirrorDevice(disk.Plain, Device, options, time);
         }
 
+        disk.TakeLease(disk.Image.TakeLease());
         disk.SecondaryName = Name;
         if (Failure is not null)
             disk.Mirror.GiveUp(Failure);

@@ -46,4 +46,16 @@ internal interface IVhdStore
     void Publish(string temporaryPath, string path);
 
     void Delete(string path);
+
+    /// <summary>The names in a folder, without its path.</summary>
+    IReadOnlyList<string> NamesIn(string folder);
+
+    /// <summary>A second name for a file; fails when it is taken.</summary>
+    void Link(string existingPath, string path);
+
+    /// <summary>Gives a file another name, in the place of what had it. At every moment the name leads to the one or the other.</summary>
+    void Rename(string fromPath, string toPath);
+
+    /// <summary>Names that were made, changed or removed before the call survive a loss of power at return.</summary>
+    void SyncFolder(string folder);
 }

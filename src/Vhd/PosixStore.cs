@@ -31,6 +31,15 @@ internal sealed class PosixStore : IVhdStore
         if (File.Exists(path))
             File.Delete(path);
     }
+
+    public IReadOnlyList<string> NamesIn(string folder) =>
+        [.. Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path))];
+
+    public void Link(string existingPath, string path) => Posix.CreateHardLink(existingPath, path);
+
+    public void Rename(string fromPath, string toPath) => File.Move(fromPath, toPath, overwrite: true);
+
+    public void SyncFolder(string folder) => Posix.SyncDirectory(folder);
 }
 
 internal sealed class PosixFile(SafeFileHandle handle) : IVhdFile

@@ -15,7 +15,7 @@ public sealed record VhdCoalesceOptions
 }
 
 /// <summary>How far a merge is.</summary>
-public readonly record struct VhdCoalesceProgress(long DoneBlocks, long TotalBlocks);
+public readonly record struct VhdCoalesceProgress(long DoneBlocks, long TotalBlocks, long WrittenBytes);
 
 /// <summary>What a merge did: sectors held above the ancestor, all of them now in it.</summary>
 public readonly record struct VhdCoalesceResult(long Sectors, long WrittenBytes, string AncestorPath);
@@ -24,7 +24,8 @@ public static class VhdCoalesce
 {
     /// <summary>
     /// Makes the ancestor hold what the image shows, and zeros past the image's end. The ancestor must have no other
-    /// descendants, and neither image a writer. It grows first when it is smaller. The image itself is not changed and not deleted. Durable at return; cancelled or killed, run again.
+    /// descendants, and neither image a writer. It grows first when it is smaller. The image itself is not changed and not deleted.
+    /// Durable at return; cancelled or killed, run again.
     /// </summary>
     /// <exception cref="VhdException">BadRequest: no parent, or the ancestor is not in the chain; what is wrong with an image.</exception>
     public static VhdCoalesceResult Run(
@@ -138,7 +139,7 @@ public static class VhdCoalesce
                     MergeBlock(blocks[i]);
                     if (batchBytes >= BatchBytes)
                         EndBatch();
-                    progress?.Report(new VhdCoalesceProgress(i + 1, blocks.Length));
+                    progress?.Report(new VhdCoalesceProgress(i + 1, blocks.Length, writtenBytes));
                 }
             }
             catch (OperationCanceledException)

@@ -20,6 +20,9 @@ internal sealed class SimulatedDisk : IVhdStore
     private readonly Dictionary<string, SimulatedFile> names = [];
     private readonly Dictionary<string, SimulatedFile?> unsyncedNames = [];
 
+    // A rename changes two names at once: a loss of power takes back both or neither.
+    private readonly List<HashSet<string>> renamed = [];
+
     /// <summary>Operations that change something until the process dies, the fatal one not done; negative: never.</summary>
     public int OperationsLeft { get; set; } = -1;
 
@@ -56,14 +59,50 @@ internal sealed class SimulatedDisk : IVhdStore
         Step();
         Delete(temporaryPath);
         Step();
-        unsyncedNames.Clear();
+        ForgetUnsynced();
     }
 
     public void Delete(string path)
     {
         // The clean-up of an operation that died is not run by a dead process.
-        if (!IsDead && names.Remove(path, out SimulatedFile? file))
-            unsyncedNames.TryAdd(path, file);
+        if (IsDead || !names.ContainsKey(path))
+            return;
+        Step();
+        names.Remove(path, out SimulatedFile? file);
+        unsyncedNames.TryAdd(path, file);
+    }
+
+    public IReadOnlyList<string> NamesIn(string folder) =>
+        [.. names.Keys.Where(path => Path.GetDirectoryName(path) == folder).Select(static path => Path.GetFileName(path))];
+
+    public void Link(string existingPath, string path)
+    {
+        Step();
+        unsyncedNames.TryAdd(path, null);
+        names.Add(path, names[existingPath]);
+    }
+
+    public void Rename(string fromPath, string toPath)
+    {
+        Step();
+        names.Remove(fromPath, out SimulatedFile? file);
+        unsyncedNames.TryAdd(fromPath, file);
+        unsyncedNames.TryAdd(toPath, names.GetValueOrDefault(toPath));
+        names[toPath] = file!;
+        HashSet<string> group = [fromPath, toPath];
+        foreach (HashSet<string> other in renamed.Where(other => other.Overlaps(group)).ToArray())
+        {
+            group.UnionWith(other);
+            renamed.Remove(other);
+        }
+
+        renamed.Add(group);
+    }
+
+    public void SyncFolder(string folder)
+    {
+        Step();
+        ForgetUnsynced();
     }
 
     /// <summary>Another disk in the same state; neither sees what is done to the other. Sectors are shared.</summary>
@@ -84,7 +123,7 @@ internal sealed class SimulatedDisk : IVhdStore
     /// <summary>Everything done so far is durable.</summary>
     public void SyncAll()
     {
-        unsyncedNames.Clear();
+        ForgetUnsynced();
         foreach (SimulatedFile file in names.Values)
             file.Sync();
     }
@@ -94,22 +133,35 @@ internal sealed class SimulatedDisk : IVhdStore
     {
         if (death == Death.Power)
         {
-            foreach ((string path, SimulatedFile? before) in unsyncedNames)
-            {
-                if (random.Next(2) == 0)
-                    continue;
-                names.Remove(path);
-                if (before is not null)
-                    names.Add(path, before);
-            }
-
-            unsyncedNames.Clear();
+            foreach (string path in unsyncedNames.Keys.Where(path => !renamed.Exists(group => group.Contains(path))).ToArray())
+                TakeBack([path], random);
+            foreach (HashSet<string> group in renamed)
+                TakeBack(group, random);
+            ForgetUnsynced();
             foreach (SimulatedFile file in names.Values.Distinct())
                 file.LosePower(random);
         }
 
         IsDead = false;
         OperationsLeft = -1;
+    }
+
+    private void TakeBack(IEnumerable<string> together, Random random)
+    {
+        if (random.Next(2) == 0)
+            return;
+        foreach (string path in together)
+        {
+            names.Remove(path);
+            if (unsyncedNames[path] is { } before)
+                names.Add(path, before);
+        }
+    }
+
+    private void ForgetUnsynced()
+    {
+        unsyncedNames.Clear();
+        renamed.Clear();
     }
 
     internal void Step()

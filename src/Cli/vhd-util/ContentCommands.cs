@@ -23,6 +23,7 @@ internal static class ContentCommands
             """) { disk, isRaw, hasBlocks, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
+            using IDisposable? lease = SourceLease.Take(result.GetRequiredValue(disk));
             using TransferLine progress = new();
             DiskDigest digest = ContentDigest.Of(
                 result.GetRequiredValue(disk), result.GetValue(isRaw), result.GetValue(threads), progress.Progress, cancellationToken);
@@ -52,6 +53,8 @@ internal static class ContentCommands
             """) { a, b, isRawA, isRawB, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
+            using IDisposable? lease = SourceLease.Take(result.GetRequiredValue(a));
+            using IDisposable? otherLease = SourceLease.Take(result.GetRequiredValue(b));
             using TransferLine progress = new();
             DiskSide first = new(result.GetRequiredValue(a), result.GetValue(isRawA));
             DiskSide second = new(result.GetRequiredValue(b), result.GetValue(isRawB));
@@ -81,8 +84,10 @@ internal static class ContentCommands
             """) { a, b, isRawA, isRawB, threads, isJson };
         command.SetAction((result, cancellationToken) =>
         {
-            using TransferLine progress = new();
             string path = result.GetRequiredValue(a);
+            using IDisposable? lease = SourceLease.Take(path);
+            using IDisposable? otherLease = result.GetValue(b) is { } against ? SourceLease.Take(against) : null;
+            using TransferLine progress = new();
             IReadOnlyList<DiskDifference> ranges = result.GetValue(b) is { } other
                 ? DiskCompare.Differences(
                     new DiskSide(path, result.GetValue(isRawA)),

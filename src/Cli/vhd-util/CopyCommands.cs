@@ -111,6 +111,7 @@ internal static class CopyCommands
                 return 2;
             }
 
+            using IDisposable? lease = SourceLease.Take(from);
             string done;
             using (TransferLine progress = new())
             {

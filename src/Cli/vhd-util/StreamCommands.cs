@@ -28,6 +28,7 @@ internal static class StreamCommands
 
             // It may be waiting for a reader, and leaves nothing: a stream without its last footer is no image.
             using CancellationTokenRegistration onStop = cancellationToken.Register(static () => Environment.Exit(1));
+            using IDisposable? lease = SourceLease.Take(result.GetRequiredValue(disk));
             using TransferLine progress = new();
             using SafeFileHandle output = new(1, ownsHandle: false);
             StreamExport.Run(result.GetRequiredValue(disk), result.GetValue(below), output, progress.Progress, cancellationToken);

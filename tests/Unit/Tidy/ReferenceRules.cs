@@ -24,6 +24,7 @@ public class ReferenceRules
         ],
         ["Demo"] = ["Vhd", "Nbd", "StorageAccess", "Platform"], // StorageAccess: the XML-RPC and JSON-RPC codecs, no server code.
         ["vhd-util"] = ["Vhd", "Nbd", "Platform"],
+        ["sr-gc"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"], // The collector that the drivers start.
         ["tap-ctl"] = ["StorageAccess", "Platform"],
         ["VhdFolder"] = ["Vhd", "StorageAccess", "Platform"],
         ["FileVhdSR"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],

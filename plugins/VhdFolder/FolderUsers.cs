@@ -1,0 +1,108 @@
+// Who else uses an SR folder, on a real machine: drivers (the folder's flock), tapdisks (their control sockets), copies and mirrors
+// (leases), and any process that has an image open (/proc).
+using Microsoft.Win32.SafeHandles;
+using Platform;
+using StorageAccess.Tap;
+using Vhd.Collect;
+
+namespace VhdFolder;
+
+public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
+{
+    private const string LeasePrefix = ".lease-";
+    private static readonly TimeSpan LockWait = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan LockPoll = TimeSpan.FromMilliseconds(20);
+    private static readonly TimeSpan PauseLimit = TimeSpan.FromSeconds(10);
+
+    public async Task<IDisposable> LockAsync(CancellationToken cancellationToken)
+    {
+        long end = Environment.TickCount64 + (long)LockWait.TotalMilliseconds;
+        SafeFileHandle? held;
+        while ((held = Posix.TryLockDirectory(folder)) is null)
+        {
+            if (Environment.TickCount64 > end)
+                throw new DriverException(
+                    DriverException.SrUnavailable, $"another process has held {folder} for {LockWait.TotalSeconds:0} s");
+            await Task.Delay(LockPoll, cancellationToken);
+        }
+
+        return held;
+    }
+
+    /// <summary>
+    /// A process that is no tapdisk of the control folder counts as one that cannot be asked to wait: a control folder given wrongly is
+    /// no way to a disk's being changed under its guest.
+    /// </summary>
+    public async Task<FolderUse> LookAsync(CancellationToken cancellationToken)
+    {
+        IReadOnlyList<TapEntry> entries = await taps.ListAsync(cancellationToken);
+        List<TapReference> ours = [];
+        foreach (TapEntry entry in entries)
+        {
+            if (entry is { ProcessId: { } processId, Minor: { } minor, Arguments: { } arguments } && KeyOf(arguments) is { } key)
+                ours.Add(new TapReference(processId, minor, key));
+        }
+
+        HashSet<int?> tapdisks = [.. entries.Select(static entry => entry.ProcessId)];
+        Dictionary<string, string> elsewhere = [];
+        foreach ((string path, int processId, string name) in OpenFiles.Under(folder))
+        {
+            if (!tapdisks.Contains(processId) && processId != Environment.ProcessId && path.EndsWith(".vhd", StringComparison.Ordinal))
+                elsewhere[Path.GetFileNameWithoutExtension(path)] = $"{name} {processId}";
+        }
+
+        return new FolderUse(ours, elsewhere, Leased());
+    }
+
+    public IReadOnlySet<string> Leased() => Directory.EnumerateFiles(folder, LeasePrefix + "*").Where(FileLock.IsHeld)
+        .Select(static path => Path.GetFileName(path)[LeasePrefix.Length..]).ToHashSet();
+
+    public IDisposable? TryHold(IReadOnlyCollection<string> keys)
+    {
+        HeldLeases held = new();
+        foreach (string key in keys)
+        {
+            if (FileLock.TryTake(Path.Combine(folder, LeasePrefix + key), isExclusive: true) is { } lease)
+            {
+                held.Add(lease);
+                continue;
+            }
+
+            held.Dispose();
+            return null;
+        }
+
+        return held;
+    }
+
+    public Task PauseAsync(TapReference tap, CancellationToken cancellationToken) =>
+        taps.PauseAsync(tap.ProcessId, tap.Minor, PauseLimit, cancellationToken);
+
+    /// <summary>Only a tapdisk that has this very image: another one may have its numbers by now.</summary>
+    public async Task ResumeAsync(TapReference tap)
+    {
+        IReadOnlyList<TapEntry> entries = await taps.ListAsync(CancellationToken.None);
+        bool isThere = entries.Any(entry => entry.ProcessId == tap.ProcessId && entry.Minor == tap.Minor
+            && entry.Arguments is { } arguments && KeyOf(arguments) == tap.Key);
+        if (isThere)
+            await taps.ResumeAsync(tap.ProcessId, tap.Minor);
+    }
+
+    private string? KeyOf(string arguments)
+    {
+        const string type = "vhd:";
+        if (!arguments.StartsWith(type, StringComparison.Ordinal) || Path.GetDirectoryName(arguments[type.Length..]) is not { } itsFolder)
+            return null;
+        bool isHere = itsFolder == folder || (Directory.Exists(itsFolder) && Posix.CanonicalFolder(itsFolder) == folder);
+        return isHere ? Path.GetFileNameWithoutExtension(arguments) : null;
+    }
+
+    private sealed class HeldLeases : IDisposable
+    {
+        private readonly List<FileLock> leases = [];
+
+        public void Add(FileLock lease) => leases.Add(lease);
+
+        public void Dispose() => leases.ForEach(static lease => lease.Dispose());
+    }
+}

@@ -1,0 +1,72 @@
+// What both verbs print: lines for people, or one JSON value.
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using Vhd.Collect;
+
+namespace SrGc;
+
+internal static class Output
+{
+    private static readonly JsonSerializerOptions Json = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.CamelCase) },
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
+
+    public static void WriteJson<T>(T value) => Console.Out.WriteLine(JsonSerializer.Serialize(value, Json));
+
+    public static void Tell(IReadOnlyList<CollectStep> steps, IReadOnlyDictionary<string, string> putOff, bool isJson)
+    {
+        if (isJson)
+        {
+            WriteJson(new { steps, putOff });
+            return;
+        }
+
+        foreach (CollectStep step in steps)
+            Console.Out.WriteLine(TextOf(step));
+        foreach ((string key, string why) in putOff)
+            Console.Out.WriteLine($"left {key}: {why}");
+        if (steps.Count == 0 && putOff.Count == 0)
+            Console.Out.WriteLine("nothing to collect");
+    }
+
+    public static string TextOf(CollectStep step) => step.Action switch
+    {
+        CollectAction.Delete => $"delete {step.Key}",
+        CollectAction.Split => $"split {step.Key}, so that what it holds can be merged while it is in use",
+        CollectAction.Leaf => $"merge {step.Key} into {step.Parent}, which takes its name",
+        _ => $"merge {step.Key} into {step.Parent}",
+    };
+}
+
+/// <summary>The step that runs: a line that is rewritten on a terminal, a line for each step in a log, nothing elsewhere.</summary>
+internal sealed class StepLines(bool isLog) : IProgress<CollectProgress>, IDisposable
+{
+    private const int MinMillisecondsBetween = 200;
+
+    private readonly bool isTerminal = !Console.IsErrorRedirected;
+    private string last = "";
+    private long nextAt;
+
+    public void Report(CollectProgress value)
+    {
+        bool isNew = value.Text != last;
+        last = value.Text;
+        if (isLog && isNew)
+            Console.Error.WriteLine($"{DateTime.UtcNow:u} sr-gc {Environment.ProcessId}: {value.Text}");
+        if (!isTerminal || (!isNew && Environment.TickCount64 < nextAt))
+            return;
+        nextAt = Environment.TickCount64 + MinMillisecondsBetween;
+        string share = value.TotalBlocks > 0 ? $" {(double)value.DoneBlocks / value.TotalBlocks:P0}" : "";
+        Console.Error.Write($"\r\u001b[K{value.Text}{share}");
+    }
+
+    public void Dispose()
+    {
+        if (isTerminal && last.Length > 0)
+            Console.Error.Write("\r\u001b[K");
+    }
+}
