@@ -25,6 +25,8 @@ public class ReferenceRules
         ["Demo"] = ["Vhd", "Nbd", "StorageAccess", "Platform"], // StorageAccess: the XML-RPC and JSON-RPC codecs, no server code.
         ["vhd-util"] = ["Vhd", "Nbd", "Platform"],
         ["tap-ctl"] = ["StorageAccess", "Platform"],
+        // SmapiV1Adapter: the calls in the form in which the daemon issues them.
+        ["sr-check"] = ["SmapiV1Adapter", "StorageAccess", "Nbd", "Platform"],
         ["VhdFolder"] = ["Vhd", "StorageAccess", "Platform"],
         ["FileVhdSR"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],
         ["vhdfile"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],

@@ -1,0 +1,22 @@
+namespace SrCheck.Checks;
+
+/// <summary>All checks, in the order in which they run: cheap and telling ones first.</summary>
+internal static class Catalog
+{
+    public static IReadOnlyList<Check> All(RunOptions options) =>
+    [
+        .. PluginChecks.All(options.IsV1, options),
+        .. WireChecks.All(options.IsV1),
+        .. SrChecks.All(options.IsV1),
+        .. VdiChecks.All(options.IsV1),
+    ];
+
+    /// <summary>Those of the level asked, or those whose ids start as asked, whatever their level.</summary>
+    public static IReadOnlyList<Check> Chosen(RunOptions options)
+    {
+        IEnumerable<Check> all = All(options);
+        return options.Only.Count != 0
+            ? [.. all.Where(c => options.Only.Any(o => c.Id.StartsWith(o, StringComparison.Ordinal)))]
+            : [.. all.Where(c => c.Level <= options.Level || (options.WithFaults && c.Group == "faults"))];
+    }
+}
