@@ -9,6 +9,12 @@ internal static class Catalog
         .. WireChecks.All(options.IsV1),
         .. SrChecks.All(options.IsV1),
         .. VdiChecks.All(options.IsV1),
+        .. ArgumentChecks.All(options.IsV1),
+        .. DatapathChecks.All(options.IsV1),
+        .. ErrorChecks.All(options.IsV1),
+        .. FeatureChecks.All(options.IsV1),
+        .. IdempotencyChecks.All(options.IsV1),
+        .. DataChecks.All(options.IsV1),
     ];
 
     /// <summary>Those of the level asked, or those whose ids start as asked, whatever their level.</summary>

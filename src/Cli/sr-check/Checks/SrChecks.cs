@@ -152,7 +152,7 @@ internal static class SrChecks
         });
         list.MustAlone("scan.foreign-file", "a file that is not yours is not an error", "ignore what is not a disk of yours", async static w =>
         {
-            NeedsStore(w);
+            w.NeedsStore();
             Volume volume = await w.VolumeAsync();
             await File.WriteAllTextAsync(Path.Combine(w.Place.StoreFolder, "README"), "not a disk");
             Seen.That(await w.IsListedAsync(volume), "a foreign file hides the disks");
@@ -160,7 +160,7 @@ internal static class SrChecks
         list.MustAlone("scan.store-gone", "an empty answer because the store is away deletes every record (xcp#411)",
             "fail with 40 (SRScan) or 47 when the store cannot be read", async static w =>
         {
-            NeedsStore(w);
+            w.NeedsStore();
             await w.VolumeAsync();
             Directory.Move(w.Place.StoreFolder, w.Place.StoreFolder + "-away");
             try
@@ -243,7 +243,7 @@ internal static class SrChecks
             });
             list.MustAlone("database.forgets", "a record without a disk is a disk that cannot be started", "VDI.db_forget what is gone", async static w =>
             {
-                NeedsStore(w);
+                w.NeedsStore();
                 Volume volume = await w.VolumeAsync();
                 foreach (string file in Directory.GetFiles(w.Place.StoreFolder, $"*{volume.Key}*"))
                     File.Delete(file);
@@ -263,10 +263,4 @@ internal static class SrChecks
     }
 
     private static string NameOf(World w) => w.Plugin.IsV1 ? w.Plugin.SrUuid : w.V3.Sr;
-
-    private static void NeedsStore(World w)
-    {
-        if (!w.Place.HasStore)
-            throw new NotApplicableException($"the SR is not in a folder of the kit's ({WorldPlace.Placeholder} in --device-config)");
-    }
 }

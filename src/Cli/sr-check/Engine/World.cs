@@ -6,7 +6,6 @@ using SrCheck.Plugins;
 
 namespace SrCheck;
 
-/// <summary>A fault that the world can be given: see <see cref="World.Faults"/>.</summary>
 internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed) : IAsyncDisposable
 {
     public const long SmallBytes = 8L << 20;
@@ -16,6 +15,7 @@ internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed)
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
     private readonly List<Volume> made = [];
     private readonly Lock gate = new();
+    private (Volume Volume, DiskContent Content)? standing;
 
     public IPluginUnderTest Plugin => plugin;
 
@@ -28,6 +28,20 @@ internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed)
     public Random Random { get; private set; } = new(seed);
 
     public bool IsAttached { get; private set; }
+
+    /// <summary>
+    /// A disk with something on it that lives as long as the world: for checks that change nothing, or put back what they change.
+    /// </summary>
+    public async Task<(Volume Volume, DiskContent Content)> StandingAsync()
+    {
+        if (standing is { } there)
+            return there;
+        Volume volume = await plugin.CreateAsync("standing", "", SmallBytes);
+        DiskContent content = new();
+        await WriteAsync(volume, content);
+        standing = (volume, content);
+        return standing.Value;
+    }
 
     public void Begin(string checkId) => Random = new Random(unchecked(seed * 31 + StableHash(checkId)));
 
@@ -107,6 +121,26 @@ internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed)
         }
 
         throw new CheckFailedException($"{what} is not refused");
+    }
+
+    /// <summary>A yes or a well-formed no: what a call may be that the contract says nothing about.</summary>
+    public static async Task AnsweredAsync(Func<Task> call)
+    {
+        try
+        {
+            await call();
+        }
+        catch (PluginRefusalException)
+        {
+            // A no is an answer.
+        }
+    }
+
+    /// <exception cref="NotApplicableException">The SR's files are not in a folder that the kit knows.</exception>
+    public void NeedsStore()
+    {
+        if (!place.HasStore)
+            throw new NotApplicableException($"the SR is not in a folder of the kit's ({WorldPlace.Placeholder} in --device-config)");
     }
 
     public async Task<bool> IsListedAsync(Volume volume) =>
