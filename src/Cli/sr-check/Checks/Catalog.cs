@@ -15,6 +15,12 @@ internal static class Catalog
         .. FeatureChecks.All(options.IsV1),
         .. IdempotencyChecks.All(options.IsV1),
         .. DataChecks.All(options.IsV1),
+        .. LeakChecks.All(options.IsV1),
+        .. CapacityChecks.All(options.IsV1),
+        .. ConcurrencyChecks.All(options.IsV1),
+        .. CrashChecks.All(options.IsV1),
+        .. FaultChecks.All(options.IsV1),
+        .. SoakChecks.All(),
     ];
 
     /// <summary>Those of the level asked, or those whose ids start as asked, whatever their level.</summary>

@@ -172,7 +172,7 @@ internal static class DatapathChecks
                 {
                     await device.WriteAsync(0, new byte[4096], WriteFlags.None, CancellationToken.None);
                 }
-                catch (IOException)
+                catch (Exception e) when (e is IOException or UnauthorizedAccessException)
                 {
                     return;
                 }

@@ -65,6 +65,18 @@ internal sealed class DiskContent
         }
     }
 
+    /// <summary>What was written, and nothing of the rest.</summary>
+    public async Task VerifyBlocksAsync(IBlockDevice device, string where)
+    {
+        byte[] read = new byte[BlockBytes];
+        foreach ((long block, int seed) in seeds)
+        {
+            await device.ReadAsync(block * BlockBytes, read, CancellationToken.None);
+            if (!read.AsSpan().SequenceEqual(Bytes(block, seed)))
+                throw new Checks.CheckFailedException($"{where}: block {block} does not hold the pattern of seed {seed}");
+        }
+    }
+
     private IEnumerable<long> Interesting(long blocks)
     {
         if (blocks * BlockBytes <= WholeReadLimit)
