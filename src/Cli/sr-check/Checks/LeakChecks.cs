@@ -62,7 +62,8 @@ internal static class LeakChecks
             await w.UseAsync(used, isWritable: true, async _ =>
             {
                 await w.Plugin.DestroyAsync(gone);
-                string[] held = [.. MarkedProcesses.Find(w.Place.Mark).SelectMany(DescriptorsOf).Where(static t => t.EndsWith(" (deleted)", StringComparison.Ordinal))];
+                string[] held = [.. MarkedProcesses.Find(w.Place.Mark).SelectMany(DescriptorsOf)
+                    .Where(t => t.StartsWith(w.Place.Folder, StringComparison.Ordinal) && t.EndsWith(" (deleted)", StringComparison.Ordinal))];
                 Seen.That(held.Length == 0, $"a server holds {string.Join(", ", held)}");
             });
         });

@@ -4,7 +4,19 @@ using System.Globalization;
 namespace SrCheck;
 
 /// <param name="Cause">Empty where the name says all that is known.</param>
-internal sealed record ErrorNumber(int Number, string Name, string Cause, string Remedy);
+internal sealed record ErrorNumber(int Number, string Name, string Cause, string Remedy)
+{
+    /// <summary>What a XenAPI client gets of it.</summary>
+    public string XenApiName => Number switch
+    {
+        16 => "SR_DEVICE_IN_USE",
+        24 => "VDI_IN_USE",
+        38 => "none: another way is taken",
+        39 => "SR_NOT_EMPTY",
+        144 => "VDI_MISSING",
+        _ => $"SR_BACKEND_FAILURE_{Number}",
+    };
+}
 
 internal static class ErrorNumbers
 {

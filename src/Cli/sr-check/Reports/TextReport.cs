@@ -104,7 +104,11 @@ internal sealed class TextReport : IDisposable
 
     private static IAnsiConsole Open(TextWriter writer, bool isRedirected)
     {
-        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
+        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings
+        {
+            Ansi = isRedirected ? AnsiSupport.No : AnsiSupport.Detect,
+            Out = new AnsiConsoleOutput(writer),
+        });
         if (isRedirected)
             console.Profile.Width = PlainWidth;
         return console;
