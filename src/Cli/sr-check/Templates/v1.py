@@ -128,7 +128,7 @@ COMMANDS = {
         "required_api_version": "1.0", "capabilities": CAPABILITIES,
         "configuration": [{"key": "location", "description": "the folder, an absolute path"}]},
     "sr_create": sr_create, "sr_delete": sr_delete, "sr_attach": sr_scan, "sr_scan": sr_scan, "sr_update": sr_update,
-    "sr_detach": lambda call: None, "vdi_delete": vdi_delete, "vdi_resize": vdi_resize,
+    "sr_probe": sr_probe, "sr_detach": lambda call: None, "vdi_delete": vdi_delete, "vdi_resize": vdi_resize,
     "vdi_create": lambda call: make(call, ["truncate", "-s", str(length_of(call))], *call["args"][1:3]),
     "vdi_snapshot": lambda call: make(call, ["cp", "--sparse=always", image(call)]),
     "vdi_clone": lambda call: make(call, ["cp", "--sparse=always", image(call)]),
