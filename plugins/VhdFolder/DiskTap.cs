@@ -18,8 +18,8 @@ public sealed class DiskTap
     }
 
     /// <summary>
-    /// As the environment says: BLKTAP_CONTROL_DIRECTORY, and the first tapdisk in PATH (the toolstack puts its own tools first there) or else
-    /// the one beside this program.
+    /// As the environment says: BLKTAP_CONTROL_DIRECTORY, and the first tapdisk in PATH (the toolstack puts its own tools first there)
+    /// or else the one beside this program.
     /// </summary>
     public static DiskTap FromEnvironment()
     {

@@ -23,7 +23,7 @@ internal sealed class CommandLine
 
     private readonly Option<string?> datapath = new("--datapath")
     {
-        Description = "v3: the datapath scripts, or a folder with one folder of them for each URI scheme; default: ../../datapath of PLUGIN",
+        Description = "v3: the datapath scripts, or a folder with one folder for each URI scheme; default: PLUGIN/../../datapath",
     };
 
     private readonly Option<string[]> config = new("--device-config")
@@ -38,10 +38,18 @@ internal sealed class CommandLine
         DefaultValueFactory = static _ => "bronze",
     };
 
-    private readonly Option<string[]> only = new("--only") { Description = "run the checks whose ids start so, of any level; may be repeated" };
+    private readonly Option<string[]> only = new("--only")
+    {
+        Description = "run the checks whose ids start so, of any level; may be repeated",
+    };
+
     private readonly Option<bool> faults = new("--faults") { Description = "run the fault checks too, whatever the level" };
     private readonly Option<bool> list = new("--list") { Description = "list the checks and run none" };
-    private readonly Option<string?> explain = new("--explain") { Description = "tell about a check (its id) or an error (its number or name)" };
+    private readonly Option<string?> explain = new("--explain")
+    {
+        Description = "tell about a check (its id) or an error (its number or name)",
+    };
+
     private readonly Option<int> seed = new("--seed") { Description = "of all random choices", DefaultValueFactory = static _ => 1 };
     private readonly Option<int> jobs = new("--jobs") { Description = "checks that run at once", DefaultValueFactory = static _ => 2 };
 
@@ -51,10 +59,22 @@ internal sealed class CommandLine
         DefaultValueFactory = static _ => 30,
     };
 
-    private readonly Option<string?> tools = new("--tools") { Description = "where tapdisk, tap-ctl and vhd-util are; default: beside sr-check" };
-    private readonly Option<string?> json = new("--json") { Description = "write the report as JSON to a file, or to standard output for -" };
+    private readonly Option<string?> tools = new("--tools")
+    {
+        Description = "where tapdisk, tap-ctl and vhd-util are; default: beside sr-check",
+    };
+
+    private readonly Option<string?> json = new("--json")
+    {
+        Description = "write the report as JSON to a file, or to standard output for -",
+    };
+
     private readonly Option<string?> junit = new("--junit") { Description = "write the report as JUnit XML to a file" };
-    private readonly Option<string?> record = new("--record") { Description = "keep each failing check's calls as one file in this folder, for replay" };
+    private readonly Option<string?> record = new("--record")
+    {
+        Description = "keep each failing check's calls as one file in this folder, for replay",
+    };
+
 
     public static Task<int> RunAsync(string[] arguments)
     {
@@ -107,14 +127,16 @@ internal sealed class CommandLine
         RunOptions options = Options(parsed);
         if (parsed.GetValue(explain) is { } what)
         {
-            string text = Explanation.Of(what, options) ?? throw new FormatException($"\"{what}\" is no check's id and no error's number or name");
+            string text = Explanation.Of(what,
+                options) ?? throw new FormatException($"\"{what}\" is no check's id and no error's number or name");
             Console.WriteLine(text);
             return Good;
         }
 
         if (parsed.GetValue(list))
         {
-            foreach (Check check in Catalog.All(options).Where(c => options.Only.Count == 0 || options.Only.Any(o => c.Id.StartsWith(o, StringComparison.Ordinal))))
+            foreach (Check check in Catalog.All(options).Where(c => options.Only.Count == 0 || options.Only.Any(o => c.Id.StartsWith(o,
+                StringComparison.Ordinal))))
                 Console.WriteLine(Explanation.Line(check));
             return Good;
         }
@@ -167,7 +189,11 @@ internal sealed class CommandLine
         if (parsed.GetValue(type) is null)
             throw new FormatException("--type v1 or v3 is needed");
         if (options.IsV1 ? !File.Exists(options.PluginPath) : !Directory.Exists(options.PluginPath))
-            throw new FormatException($"PLUGIN must be a {(options.IsV1 ? "program" : "folder of scripts")}; \"{options.PluginPath}\" is none");
+        {
+            string wanted = options.IsV1 ? "program" : "folder of scripts";
+            throw new FormatException($"PLUGIN must be a {wanted}; \"{options.PluginPath}\" is none");
+        }
+
         if (!options.IsV1 && !Directory.Exists(options.DatapathPath))
             throw new FormatException($"there is no {options.DatapathPath}; say with --datapath where the datapath scripts are");
     }
@@ -234,7 +260,8 @@ internal sealed class CommandLine
                 if (Path.Exists(folder))
                     throw new FormatException($"{folder} is there already; it was left as it is");
                 string written = NewPlugin.Write(folder, given, api == "v1");
-                Console.WriteLine($"{written} is written. Prove it: sr-check --type {api} {Path.GetRelativePath(Environment.CurrentDirectory, written)}");
+                string shown = Path.GetRelativePath(Environment.CurrentDirectory, written);
+                Console.WriteLine($"{written} is written. Prove it: sr-check --type {api} {shown}");
                 return Good;
             }
             catch (Exception e) when (e is FormatException or IOException or UnauthorizedAccessException)

@@ -1,5 +1,5 @@
-// What a toolstack never sends and a plugin must survive: missing, misspelt, absurd and hostile arguments. Each is answered by a well-formed
-// no, and nothing is changed.
+// What a toolstack never sends and a plugin must survive: missing, misspelt,
+// absurd and hostile arguments. Each is answered by a well-formed no, and nothing is changed.
 using System.Text.Json.Nodes;
 using SrCheck.Plugins;
 
@@ -40,7 +40,8 @@ internal static class ArgumentChecks
     {
         foreach ((string name, string operation, Action<JsonObject> change) in rows)
         {
-            string reason = isRefused ? "a call that cannot be meant is refused in the form of a refusal" : "a call may lack what you do not need";
+            string reason = isRefused ? "a call that cannot be meant is refused in the form of a refusal"
+                : "a call may lack what you do not need";
             list.Must(name, reason, Fix, async w =>
             {
                 Volume volume = (await w.StandingAsync()).Volume;
@@ -103,7 +104,8 @@ internal static class ArgumentChecks
         ];
         foreach ((string name, string[] arguments, string input) in rows)
         {
-            list.Must(name, "whoever tries it by hand must get an error, not a traceback or a hang", "read one line, check that it is a dict", async w =>
+            list.Must(name, "whoever tries it by hand must get an error, not a traceback or a hang",
+                "read one line, check that it is a dict", async w =>
             {
                 PluginCall call = await w.V3.ProgramAsync("SR.stat", arguments, input);
                 if (arguments.Length == 0)
@@ -119,7 +121,8 @@ internal static class ArgumentChecks
             V3Answer.Read("Plugin.Query", call);
         });
         list.Must("input.unknown-ignored", "a newer toolstack sends more than you know", "ignore what you do not know", static async w =>
-            await w.Plugin.RawAsync(new RawCall("Volume.stat", (await w.StandingAsync()).Volume, With("from_the_future", new JsonArray()))));
+            await w.Plugin.RawAsync(new RawCall("Volume.stat", (await w.StandingAsync()).Volume, With("from_the_future",
+                new JsonArray()))));
         list.Must("input.long-text", "descriptions are as long as people write them", "take or refuse them", static w =>
             World.AnsweredAsync(() => w.VolumeAsync(description: new string('d', 200_000))));
     }
@@ -167,7 +170,8 @@ internal static class ArgumentChecks
         (string Name, Func<World, string> Argument)[] rows =
         [
             ("xml.empty", static _ => ""), ("xml.text", static _ => "hello"), ("xml.half", static w => w.V1.XmlOf("sr_scan")[..200]),
-            ("xml.no-struct", static _ => "<methodCall><methodName>sr_scan</methodName><params><param><value>x</value></param></params></methodCall>"),
+            ("xml.no-struct",
+                static _ => "<methodCall><methodName>sr_scan</methodName><params><param><value>x</value></param></params></methodCall>"),
             ("xml.no-params", static _ => "<methodCall><methodName>sr_scan</methodName><params/></methodCall>"),
         ];
         foreach ((string name, Func<World, string> argument) in rows)
@@ -183,12 +187,15 @@ internal static class ArgumentChecks
 
         list.Must("xml.entity", "an entity in a name must not read a file into it", fix, async static w =>
         {
-            string xml = "<?xml version=\"1.0\"?><!DOCTYPE x [<!ENTITY e SYSTEM \"file:///etc/hostname\">]>" + w.V1.XmlOf("sr_scan").Replace("sr_scan", "&e;", StringComparison.Ordinal);
+            const string entity = "<?xml version=\"1.0\"?><!DOCTYPE x [<!ENTITY e SYSTEM \"file:///etc/hostname\">]>";
+            string xml = entity + w.V1.XmlOf("sr_scan").Replace("sr_scan", "&e;", StringComparison.Ordinal);
             PluginCall call = await w.V1.RunAsync("sr_scan", xml);
             string hostName = (await File.ReadAllTextAsync("/etc/hostname")).Trim();
-            Seen.That(hostName.Length == 0 || !call.StandardOutput.Contains(hostName, StringComparison.Ordinal), "the entity was read: the answer holds /etc/hostname");
+            Seen.That(hostName.Length == 0 || !call.StandardOutput.Contains(hostName, StringComparison.Ordinal),
+                "the entity was read: the answer holds /etc/hostname");
         });
-        list.Must("program.no-argument", "whoever runs it by hand must get an error, not a hang", "say how it is used, and exit non-zero", async static w =>
+        list.Must("program.no-argument", "whoever runs it by hand must get an error, not a hang", "say how it is used, and exit non-zero",
+            async static w =>
         {
             PluginCall call = await w.V1.ProgramAsync("no argument", []);
             Seen.That(call.NoAnswer is null && call.ExitCode < 128, $"{call.NoAnswer ?? $"signal {call.ExitCode - 128}"}");

@@ -1,4 +1,5 @@
-// No room: what does not fit is refused as 44 before anything is made, and what is there stays whole. An SR with a quota of its own where the
+// No room: what does not fit is refused as 44 before anything is made,
+// and what is there stays whole. An SR with a quota of its own where the
 // plugin has one (SMAPIv1: sr_create's size; SMAPIv3: a key "size"), a small file system where the machine lets us mount one.
 using Platform;
 using SrCheck.Plugins;
@@ -93,7 +94,8 @@ internal static class CapacityChecks
             foreach (Volume volume in (await w.Plugin.ScanAsync()).Where(static v => v.Name == "spare"))
                 await w.Plugin.DestroyAsync(volume);
         }));
-        list.MustBare("full.guest", "a guest that fills the SR gets an error, and its other bytes stay", "pass ENOSPC on", static w => OnFullAsync(w, async () =>
+        list.MustBare("full.guest", "a guest that fills the SR gets an error, and its other bytes stay", "pass ENOSPC on",
+            static w => OnFullAsync(w, async () =>
         {
             Volume source = (await w.Plugin.ScanAsync())[0];
             await w.UseAsync(source, isWritable: true, static async device =>

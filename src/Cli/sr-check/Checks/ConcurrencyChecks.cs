@@ -1,5 +1,5 @@
-// Calls at the same time: the toolstack runs them so since 2024 unless the SR forbids it, and SMAPIv3 has no serialisation at all: the plugin
-// does its own locking.
+// Calls at the same time: the toolstack runs them so since 2024 unless the SR forbids it,
+// and SMAPIv3 has no serialisation at all: the plugin does its own locking.
 using Platform;
 using SrCheck.Plugins;
 
@@ -26,7 +26,8 @@ internal static class ConcurrencyChecks
             Volume[] made = await TogetherAsync(Callers, _ => w.VolumeAsync());
             Seen.Equal(Callers, made.Select(static v => v.Key).Distinct().Count(), "the number of different keys");
             string[] listed = [.. (await w.Plugin.ScanAsync()).Select(static v => v.Key)];
-            Seen.That(made.All(v => listed.Contains(v.Key)), $"{made.Count(v => !listed.Contains(v.Key))} of {Callers} disks are not listed");
+            Seen.That(made.All(v => listed.Contains(v.Key)),
+                $"{made.Count(v => !listed.Contains(v.Key))} of {Callers} disks are not listed");
         });
         list.MustAlone("destroys", "and taken away in batches", Fix, async static w =>
         {
@@ -89,7 +90,8 @@ internal static class ConcurrencyChecks
             IReadOnlyList<Volume>[] scans = await TogetherAsync(4, _ => w.Plugin.ScanAsync());
             Volume[] made = await creating;
             Seen.That(scans.All(s => s.Any(v => v.Key == standing.Key)), "a scan beside creates misses a disk that was there all the time");
-            Seen.That(scans.SelectMany(static s => s).All(static v => v.VirtualSizeBytes >= World.SmallBytes), "a scan lists a disk that is half made");
+            Seen.That(scans.SelectMany(static s => s).All(static v => v.VirtualSizeBytes >= World.SmallBytes),
+                "a scan lists a disk that is half made");
             string[] listed = [.. (await w.Plugin.ScanAsync()).Select(static v => v.Key)];
             Seen.That(made.All(v => listed.Contains(v.Key)), "a disk that was created beside scans is not listed");
         });
@@ -116,7 +118,8 @@ internal static class ConcurrencyChecks
             await w.VerifyAsync(await taking, content, "the snapshot that was taken beside a destroy");
             await w.VerifyAsync(volume, content, "the source");
         }, "VDI_SNAPSHOT");
-        list.MustAlone("stats", "every monitor asks", "answer without a long lock", static w => TogetherAsync(Callers, _ => w.Plugin.StatSrAsync()));
+        list.MustAlone("stats", "every monitor asks", "answer without a long lock", static w => TogetherAsync(Callers,
+            _ => w.Plugin.StatSrAsync()));
         list.MustAlone("two-attaches-of-the-sr", "two calls of one host meet", "attach may be repeated, also at once", static w =>
             TogetherAsync(3, async _ =>
             {
@@ -127,9 +130,11 @@ internal static class ConcurrencyChecks
 
     private static void Datapaths(CheckList list)
     {
-        list.MustAlone("activates-of-several", "a VM's disks are activated together", "one minor, port or name for each, taken under a lock", async static w =>
+        list.MustAlone("activates-of-several", "a VM's disks are activated together",
+            "one minor, port or name for each, taken under a lock", async static w =>
         {
-            (Volume Volume, DiskContent Content)[] disks = [await w.FilledAsync(), await w.FilledAsync(), await w.FilledAsync(), await w.FilledAsync()];
+            (Volume Volume, DiskContent Content)[] disks = [await w.FilledAsync(), await w.FilledAsync(), await w.FilledAsync(),
+                await w.FilledAsync()];
             await TogetherAsync(disks.Length, async i =>
             {
                 await w.UseAsync(disks[i].Volume, isWritable: true, async device =>

@@ -1,5 +1,5 @@
-// kill -9: an operation is ended in the middle, with all it started, at moments spread over its undisturbed duration. Then it is repeated, and
-// nothing that was there before may be lost, and nothing may be left that cannot be taken away.
+// kill -9: an operation is ended in the middle, with all it started, at moments spread over its undisturbed duration. Then it is repeated,
+// and nothing that was there before may be lost, and nothing may be left that cannot be taken away.
 using Platform;
 using SrCheck.Plugins;
 
@@ -52,7 +52,8 @@ internal static class CrashChecks
                 await KillAsync(w, usual * w.Random.NextDouble(), () => w.SnapshotAsync(keep));
             await Upset.AfterAsync(w, keep, kept, "snapshot", keep, static (w, v) => w.SnapshotAsync(v));
         }, "VDI_SNAPSHOT");
-        list.MustAlone("datapath-process", "the process that serves a disk is killed", "count a dead server as closed; start it again in activate", async static w =>
+        list.MustAlone("datapath-process", "the process that serves a disk is killed",
+            "count a dead server as closed; start it again in activate", async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync();
             IReadOnlyList<Access> ways = await w.Plugin.AttachAsync(volume, isWritable: true);
@@ -83,7 +84,8 @@ internal static class CrashChecks
     private static IReadOnlyList<Check> Callbacks()
     {
         CheckList list = new("crash", Level.Gold, "4.1, 10.2");
-        foreach ((string name, string[] needs, Func<World, Volume, Task> run) in Upset.Operations.Where(static o => o.Name is not "activate"))
+        foreach ((string name, string[] needs, Func<World, Volume,
+            Task> run) in Upset.Operations.Where(static o => o.Name is not "activate"))
         {
             list.MustAlone($"{name}.in-callback", $"a host dies while {name} tells the toolstack what it did", Fix, async w =>
             {

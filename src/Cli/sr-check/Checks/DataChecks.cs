@@ -1,4 +1,5 @@
-// The bytes: what a guest wrote is what it reads, through every path, and a copy is what its source was at that moment, whoever writes later.
+// The bytes: what a guest wrote is what it reads, through every path, and a copy is what its source was at that moment,
+// whoever writes later.
 using Platform;
 using SrCheck.Plugins;
 
@@ -103,7 +104,21 @@ internal static class DataChecks
                 await w.VerifyAsync(await copy(w, volume), content, "the copy");
                 await w.VerifyAsync(volume, content, "the source");
             }, need);
-            list.Must($"{kind}.of-active", "a copy of a running VM's disk has what was flushed", "hold the I/O while the image is changed", async w =>
+            list.Must($"{kind}.stays-when-source-goes", "a copy outlives its source", "keep shared data while anybody needs it", async w =>
+            {
+                (Volume volume, DiskContent content) = await w.FilledAsync();
+                Volume made = await copy(w, volume);
+                await w.Plugin.DestroyAsync(volume);
+                await w.VerifyAsync(made, content, "the copy after its source was destroyed");
+            }, need);
+            list.Must($"{kind}.goes-alone", "destroying a copy leaves its source", "destroy what only the copy has", async w =>
+            {
+                (Volume volume, DiskContent content) = await w.FilledAsync();
+                await w.Plugin.DestroyAsync(await copy(w, volume));
+                await w.VerifyAsync(volume, content, "the source after its copy was destroyed");
+            }, need);
+            list.Must($"{kind}.of-active", "a copy of a running VM's disk has what was flushed", "hold the I/O while the image is changed",
+                async w =>
             {
                 (Volume volume, DiskContent content) = await w.FilledAsync();
                 Volume? made = null;
@@ -145,7 +160,8 @@ internal static class DataChecks
     private static IReadOnlyList<Check> Chains(bool isV1)
     {
         CheckList list = new("data", Level.Silver, isV1 ? "4.5" : "5.7");
-        list.Must("chain.deep", "backups make chains", "keep order in the chain, or refuse with 109 before anything is linked", async static w =>
+        list.Must("chain.deep", "backups make chains", "keep order in the chain, or refuse with 109 before anything is linked",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync(blocks: 4);
             List<(Volume Snapshot, DiskContent Then)> snapshots = [];
@@ -159,7 +175,8 @@ internal static class DataChecks
                 await w.VerifyAsync(snapshot, then, "a snapshot in the chain");
             await w.VerifyAsync(volume, content, "the leaf of the chain");
         }, "VDI_SNAPSHOT");
-        list.Must("chain.middle-goes", "deleting an old backup leaves the others", "keep shared data while anybody needs it", async static w =>
+        list.Must("chain.middle-goes", "deleting an old backup leaves the others", "keep shared data while anybody needs it",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync(blocks: 4);
             Volume first = await w.SnapshotAsync(volume);
@@ -190,7 +207,8 @@ internal static class DataChecks
             await w.VerifyAsync(await VdiChecks.NowAsync(w, volume), content, "the grown disk");
             await w.VerifyAsync(snapshot, content, "its snapshot");
         }, "VDI_SNAPSHOT", "VDI_RESIZE");
-        list.MustAlone("chain.all-go", "when all copies are gone, nothing is left", "collect shared data with its last user", async static w =>
+        list.MustAlone("chain.all-go", "when all copies are gone, nothing is left", "collect shared data with its last user",
+            async static w =>
         {
             (Volume volume, _) = await w.FilledAsync();
             Volume snapshot = await w.SnapshotAsync(volume);
@@ -251,9 +269,11 @@ internal static class DataChecks
         list.Should("discard-frees", "a guest's discard gives the space back", "punch holes", async static w =>
         {
             Volume volume = await w.VolumeAsync(64 << 20);
-            await w.UseAsync(volume, isWritable: true, static device => device.TrimAsync(0, 1 << 20, WriteFlags.None, CancellationToken.None).AsTask());
+            await w.UseAsync(volume, isWritable: true, static device => device.TrimAsync(0, 1 << 20, WriteFlags.None,
+                CancellationToken.None).AsTask());
         }, thin);
-        list.Must("extents-agree", "a copy skips what is told as a hole, so that must read as zeros", "tell holes truthfully", async static w =>
+        list.Must("extents-agree", "a copy skips what is told as a hole, so that must read as zeros", "tell holes truthfully",
+            async static w =>
         {
             (Volume volume, _) = await w.FilledAsync(64 << 20, blocks: 20);
             await w.UseAsync(volume, isWritable: false, async device => await HolesAreZerosAsync(device));

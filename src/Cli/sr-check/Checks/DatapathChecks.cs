@@ -38,21 +38,22 @@ internal static class DatapathChecks
 
     private static IReadOnlyList<Check> Repairs()
     {
-        CheckList list = new("datapath", Level.Bronze, "2.3, 2.5");
+        CheckList list = new("datapath", Level.Silver, "2.3, 2.5");
         foreach (VdiState state in States)
         {
             foreach (VdiPhase phase in Enum.GetValues<VdiPhase>())
             {
                 VdiAccess access = state.Phase == VdiPhase.Detached ? VdiAccess.ReadWrite : state.Access;
                 VdiState to = phase == VdiPhase.Detached ? VdiState.Detached : new(phase, access);
-                list.Must($"repair.{Name(state)}.to-{Name(to)}", "after a call without an answer the layer repeats what leads to a known state", Fix,
+                list.Must($"repair.{Name(state)}.to-{Name(to)}",
+                    "after a call without an answer the layer repeats what leads to a known state", Fix,
                     async w =>
                     {
                         Steps steps = await Steps.ToAsync(w, state);
                         foreach (BackendOperation operation in VdiAutomaton.Repair(to))
                             await steps.RunAsync(operation, to.Phase == VdiPhase.Detached ? VdiAccess.ReadWrite : to.Access);
                         await steps.ExpectAsync(to);
-                        await steps.LeaveAsync();
+                        await steps.LeaveAsync(to);
                     });
             }
         }
@@ -68,7 +69,7 @@ internal static class DatapathChecks
         {
             await steps.RunAsync(call, access);
             await steps.ExpectAsync(legal);
-            await steps.LeaveAsync();
+            await steps.LeaveAsync(legal);
             return;
         }
 
@@ -107,7 +108,8 @@ internal static class DatapathChecks
         : $"{Name($"{state.Phase}")}-{(state.Access == VdiAccess.ReadOnly ? "ro" : "rw")}";
 
     private static string Name(string pascal) =>
-        string.Concat(pascal.Select(static (c, i) => char.IsUpper(c) && i > 0 ? $"-{char.ToLowerInvariant(c)}" : $"{char.ToLowerInvariant(c)}"));
+        string.Concat(pascal.Select(static (c, i) => char.IsUpper(c) && i > 0 ? $"-{char.ToLowerInvariant(c)}"
+            : $"{char.ToLowerInvariant(c)}"));
 
     private static IReadOnlyList<Check> Addresses(bool isV1)
     {
@@ -121,7 +123,8 @@ internal static class DatapathChecks
         list.Must("address.plain", "it ends up in command lines (155)", fix, async static w =>
         {
             foreach (Access access in await AttachedAsync(w))
-                Seen.That(access.Address.IndexOfAny(['$', '`', ';', '|', '\n', '"', '\'']) < 0, $"\"{access.Address}\" has characters of a shell's");
+                Seen.That(access.Address.IndexOfAny(['$', '`', ';', '|', '\n', '"', '\'']) < 0,
+                    $"\"{access.Address}\" has characters of a shell's");
         });
         list.Must("address.absolute", "it is used from any folder", fix, async static w =>
         {
@@ -161,7 +164,8 @@ internal static class DatapathChecks
     private static IReadOnlyList<Check> Use(bool isV1)
     {
         CheckList list = new("datapath", Level.Bronze, isV1 ? "2.3, 3.8" : "2.3, 5.5");
-        list.Must("read-only.refuses-writes", "a disk that is activated read-only is somebody's evidence", "open it read-only", async static w =>
+        list.Must("read-only.refuses-writes", "a disk that is activated read-only is somebody's evidence", "open it read-only",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.StandingAsync();
             if (!w.Plugin.Info.Has("VDI_ACTIVATE_READONLY") && !w.Plugin.IsV1)
@@ -191,7 +195,8 @@ internal static class DatapathChecks
                 await second.VerifyAsync(two, "the second of two active disks");
             }));
         });
-        list.Must("gone-after-deactivate", "whoever still has the old address must not reach the disk", "end the server in deactivate", async static w =>
+        list.Must("gone-after-deactivate", "whoever still has the old address must not reach the disk", "end the server in deactivate",
+            async static w =>
         {
             Volume volume = (await w.StandingAsync()).Volume;
             IReadOnlyList<Access> ways = await w.Plugin.AttachAsync(volume, isWritable: true);
@@ -201,7 +206,8 @@ internal static class DatapathChecks
             await w.Plugin.DetachAsync(volume);
             Seen.That(!answers, "the NBD server answers after deactivate");
         });
-        list.Must("attach-starts-nothing", "between attach and activate another host may still write", "open the image in activate", async static w =>
+        list.Must("attach-starts-nothing", "between attach and activate another host may still write", "open the image in activate",
+            async static w =>
         {
             Volume volume = (await w.StandingAsync()).Volume;
             IReadOnlyList<Access> ways = await w.Plugin.AttachAsync(volume, isWritable: true);
@@ -281,9 +287,9 @@ internal static class DatapathChecks
                 Seen.That(!await AttachedDisk.AnswersAsync(ways), $"the disk is {state}, and its server answers");
         }
 
-        public async Task LeaveAsync()
+        public async Task LeaveAsync(VdiState state)
         {
-            foreach (BackendOperation operation in VdiAutomaton.Repair(VdiState.Detached))
+            foreach (BackendOperation operation in VdiAutomaton.Operations(state, VdiState.Detached)!)
                 await RunAsync(operation, VdiAccess.ReadWrite);
         }
     }

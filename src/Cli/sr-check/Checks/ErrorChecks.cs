@@ -15,8 +15,10 @@ internal static class ErrorChecks
             await w.VolumeAsync();
             await World.RefusedAsync("destroying an SR with a disk", () => w.Plugin.DestroySrAsync(), 39);
         });
-        list.MustBare("sr-unknown.number", "47 says that the SR is away, which is what operators look for", "answer 47 (or 40, 46, 52, 73: why it is away)",
-            static w => World.RefusedAsync("attaching an SR that was never created", () => w.Plugin.AttachSrAsync(), 47, 40, 46, 48, 52, 73, 90, 91, 202));
+        list.MustBare("sr-unknown.number", "47 says that the SR is away, which is what operators look for",
+            "answer 47 (or 40, 46, 52, 73: why it is away)",
+            static w => World.RefusedAsync("attaching an SR that was never created", () => w.Plugin.AttachSrAsync(), 47, 40, 46, 48, 52,
+                73, 90, 91, 202));
         list.Must("in-use.number", "24 becomes VDI_IN_USE, on which the layer names the holder", "answer 24", async static w =>
         {
             Volume volume = (await w.StandingAsync()).Volume;
@@ -26,7 +28,8 @@ internal static class ErrorChecks
         list.MustAlone("no-secrets", "an error ends in logs and in bug reports", "never print device_config", async static w =>
         {
             const string secret = "hunter2-sr-check";
-            w.Plugin.Configuration = new Dictionary<string, string>(w.Plugin.Configuration) { ["cifspassword"] = secret, ["chapPassword"] = secret };
+            w.Plugin.Configuration = new Dictionary<string, string>(w.Plugin.Configuration) { ["cifspassword"] = secret,
+                ["chapPassword"] = secret };
             await World.AnsweredAsync(() => w.Plugin.DestroyAsync(w.Plugin.Unknown()));
             await World.AnsweredAsync(() => w.Plugin.AttachSrAsync());
             await World.AnsweredAsync(() => w.Plugin.CreateSrAsync());
@@ -40,22 +43,29 @@ internal static class ErrorChecks
 
     private static void Case(CheckList list, bool isV1, string name, int[] numbers, string[] needs, Func<World, Task> call)
     {
-        list.Must($"{name}.number", "the toolstack and its clients act on the number", $"answer {string.Join(" or ", numbers.Select(ErrorNumbers.Describe))}",
-            w => World.RefusedAsync(name.Replace('-', ' '), () => call(w), numbers), needs);
+        string fix = $"answer {string.Join(" or ", numbers.Select(ErrorNumbers.Describe))}";
+        list.Must($"{name}.number", "the toolstack and its clients act on the number", fix, async w =>
+        {
+            PluginRefusalException refusal = await w.RefusalOnceAsync(name, () => call(w));
+            Seen.That(refusal.Number is { } number && numbers.Contains(number), $"it is refused as {refusal.Code}: {refusal.Text}");
+        }, needs);
         list.Must($"{name}.text", "a number alone says nothing about this disk", "say what was refused and why", async w =>
         {
-            PluginRefusalException refusal = await World.RefusedAsync(name.Replace('-', ' '), () => call(w));
+            PluginRefusalException refusal = await w.RefusalOnceAsync(name, () => call(w));
             Seen.That(refusal.Text.Trim().Length >= 4, $"the text is \"{refusal.Text}\"");
-            Seen.That(!refusal.Text.Contains("Traceback", StringComparison.Ordinal) && !refusal.Text.Contains("   at ", StringComparison.Ordinal),
+            Seen.That(!refusal.Text.Contains("Traceback", StringComparison.Ordinal) && !refusal.Text.Contains("   at ",
+                StringComparison.Ordinal),
                 "the text is a traceback");
         }, needs);
-        list.Must($"{name}.known", "an unknown number has no meaning to anybody", "use a number of section 3.5, and 1200 for what you did not foresee", async w =>
+        list.Must($"{name}.known", "an unknown number has no meaning to anybody",
+            "use a number of section 3.5, and 1200 for what you did not foresee", async w =>
         {
-            PluginRefusalException refusal = await World.RefusedAsync(name.Replace('-', ' '), () => call(w));
+            PluginRefusalException refusal = await w.RefusalOnceAsync(name, () => call(w));
             bool isKnown = refusal.Number is { } number
                 ? ErrorNumbers.IsKnown(number) && number != 1200
                 : !isV1 && refusal.Code.StartsWith("SR_BACKEND_FAILURE", StringComparison.Ordinal);
-            Seen.That(isKnown, refusal.Number == 1200 ? "1200: the plugin met an error that it did not foresee" : $"{refusal.Code} is not one of the field's");
+            Seen.That(isKnown, refusal.Number == 1200 ? "1200: the plugin met an error that it did not foresee"
+                : $"{refusal.Code} is not one of the field's");
         }, needs);
     }
 

@@ -27,7 +27,8 @@ internal static class FaultChecks
                         if (!ToolShims.HasStruck(shims))
                             throw new NotApplicableException($"{name} runs none of the tools that can be made to fail");
                         Seen.That(isDone || fault != ToolFault.Slow, $"{name} with a slow tool is refused");
-                        bool isHollow = name == "activate" && isDone && fault != ToolFault.Slow && MarkedProcesses.Find(w.Place.Mark).Count == 0;
+                        bool isHollow = name == "activate" && isDone && fault != ToolFault.Slow
+                            && MarkedProcesses.Find(w.Place.Mark).Count == 0;
                         Seen.That(!isHollow, $"{name} is answered as done, and nothing serves the disk: {Reason(fault)}");
                         await w.LetGoAsync(victim);
                         await Upset.AfterAsync(w, keep, kept, name, victim, run);
@@ -55,7 +56,8 @@ internal static class FaultChecks
                         w.V1.Toolstack.Fault = ToolstackFault.None;
                         if (w.V1.Toolstack.Struck == 0)
                             throw new NotApplicableException($"{name} makes no call-back");
-                        Seen.That(isDone == (fault == ToolstackFault.Slow), isDone ? $"{name} is answered as done" : $"{name} is refused though the toolstack is only slow");
+                        Seen.That(isDone == (fault == ToolstackFault.Slow), isDone ? $"{name} is answered as done"
+                            : $"{name} is refused though the toolstack is only slow");
                         await Upset.AfterAsync(w, keep, kept, name, victim, run);
                     }, needs);
             }
@@ -108,7 +110,8 @@ internal static class FaultChecks
     }
 
     private static string Name<T>(T fault) where T : Enum =>
-        string.Concat($"{fault}".Select(static (c, i) => char.IsUpper(c) && i > 0 ? $"-{char.ToLowerInvariant(c)}" : $"{char.ToLowerInvariant(c)}"));
+        string.Concat($"{fault}".Select(static (c, i) => char.IsUpper(c) && i > 0 ? $"-{char.ToLowerInvariant(c)}"
+            : $"{char.ToLowerInvariant(c)}"));
 
     private static string Reason(ToolFault fault) => fault switch
     {

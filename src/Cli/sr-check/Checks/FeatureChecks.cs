@@ -40,7 +40,8 @@ internal static class FeatureChecks
         list.Must("claimed.thin", reason, "allocate when it is written", static async w =>
         {
             Volume volume = await w.VolumeAsync(64 << 20);
-            Seen.That(volume.PhysicalSizeBytes < volume.VirtualSizeBytes / 2, $"an empty disk of {volume.VirtualSizeBytes} bytes takes {volume.PhysicalSizeBytes}");
+            Seen.That(volume.PhysicalSizeBytes < volume.VirtualSizeBytes / 2,
+                $"an empty disk of {volume.VirtualSizeBytes} bytes takes {volume.PhysicalSizeBytes}");
         }, "THIN_PROVISIONING");
         list.Must("claimed.large", reason, Fix, static async w =>
             Seen.That((await w.VolumeAsync(3L << 40)).VirtualSizeBytes >= 3L << 40, "a disk of 3 TiB is smaller than that"), "LARGE_VDI");
@@ -80,14 +81,16 @@ internal static class FeatureChecks
                 if (w.Plugin.Info.Has(feature))
                     throw new NotApplicableException($"{feature} is claimed");
                 Volume volume = (await w.StandingAsync()).Volume;
-                await World.RefusedAsync($"{operation}, which is not claimed,", () => w.Plugin.RawAsync(new RawCall(operation, volume, WithSecond)), 38, 143);
+                await World.RefusedAsync($"{operation}, which is not claimed,", () => w.Plugin.RawAsync(new RawCall(operation, volume,
+                    WithSecond)), 38, 143);
             });
         }
 
         if (isV1)
         {
             list.Must("unclaimed.unknown-command", "tomorrow's toolstack has more commands", fix, static w => World.RefusedAsync(
-                "an unknown command", () => w.Plugin.RawAsync(new RawCall("vdi_frobnicate", w.Plugin.Unknown(), static _ => { })), 38, 143));
+                "an unknown command", () => w.Plugin.RawAsync(new RawCall("vdi_frobnicate", w.Plugin.Unknown(), static _ => { })), 38,
+                    143));
         }
 
         return list.All;

@@ -29,7 +29,8 @@ internal static class IdempotencyChecks
             await w.Plugin.DetachSrAsync();
             await w.Plugin.AttachSrAsync();
         });
-        list.MustAlone("sr-attach-in-use", "a daemon that is started again attaches while disks are in use", "leave what is active alone", async static w =>
+        list.MustAlone("sr-attach-in-use", "a daemon that is started again attaches while disks are in use", "leave what is active alone",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync();
             await w.UseAsync(volume, isWritable: true, async device =>
@@ -38,7 +39,8 @@ internal static class IdempotencyChecks
                 await content.VerifyAsync(device, "an active disk after a second SR attach");
             });
         });
-        list.MustAlone("sr-scan-in-use", "scans come while disks are in use", "read images without locking their users out", async static w =>
+        list.MustAlone("sr-scan-in-use", "scans come while disks are in use", "read images without locking their users out",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync();
             await w.UseAsync(volume, isWritable: true, async device =>
@@ -47,7 +49,8 @@ internal static class IdempotencyChecks
                 await content.VerifyAsync(device, "an active disk after a scan");
             });
         });
-        list.MustAlone("sr-destroy", "a destroy that got no answer is repeated", "a second destroy succeeds or is refused as 47", async static w =>
+        list.MustAlone("sr-destroy", "a destroy that got no answer is repeated", "a second destroy succeeds or is refused as 47",
+            async static w =>
         {
             await w.Plugin.DestroySrAsync();
             await World.AnsweredAsync(() => w.Plugin.DestroySrAsync());
@@ -64,7 +67,8 @@ internal static class IdempotencyChecks
 
     private static void Volumes(CheckList list, bool isV1)
     {
-        list.Must("destroy-twice", "a destroy that got no answer is repeated", "succeed, or refuse with 144: both say that it is gone", async static w =>
+        list.Must("destroy-twice", "a destroy that got no answer is repeated", "succeed, or refuse with 144: both say that it is gone",
+            async static w =>
         {
             Volume volume = await w.VolumeAsync();
             await w.Plugin.DestroyAsync(volume);
@@ -81,7 +85,8 @@ internal static class IdempotencyChecks
         {
             Volume a = await w.VolumeAsync();
             Volume b = await w.VolumeAsync();
-            Seen.That(a.Key != b.Key && await w.IsListedAsync(a) && await w.IsListedAsync(b), "the second create took the first one's place");
+            Seen.That(a.Key != b.Key && await w.IsListedAsync(a) && await w.IsListedAsync(b),
+                "the second create took the first one's place");
         });
         foreach ((string kind, string need, Func<World, Volume, Task<Volume>> copy) in VdiChecks.CopyOperations())
         {

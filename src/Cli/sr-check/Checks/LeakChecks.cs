@@ -9,7 +9,8 @@ internal static class LeakChecks
     public static IEnumerable<Check> All(bool isV1)
     {
         CheckList list = new("leaks", Level.Silver, isV1 ? "3.8, 10.1" : "5.7, 10.1");
-        list.MustAlone("processes", "a server that nobody stops holds the disk for ever", "end in deactivate and detach what you started", static async w =>
+        list.MustAlone("processes", "a server that nobody stops holds the disk for ever", "end in deactivate and detach what you started",
+            static async w =>
         {
             await LiveAsync(w);
             IReadOnlyList<int> left = await w.ProcessesAsync();
@@ -29,7 +30,8 @@ internal static class LeakChecks
             await LiveAsync(w);
             Seen.That(w.Place.Mounts().Count == 0, $"still mounted: {string.Join(", ", w.Place.Mounts())}");
         });
-        list.MustAlone("store-files", "a file that nobody knows is space that nobody gets back", "remove temporary files, records and journals", static async w =>
+        list.MustAlone("store-files", "a file that nobody knows is space that nobody gets back",
+            "remove temporary files, records and journals", static async w =>
         {
             w.NeedsStore();
             string[] before = FilesOf(w);
@@ -49,13 +51,15 @@ internal static class LeakChecks
         {
             string tmp = Path.Combine(w.Place.Folder, "tmp");
             Directory.CreateDirectory(tmp);
-            w.Plugin.Process.Settings = w.Plugin.Process.Settings with { ExtraEnvironment = new Dictionary<string, string> { ["TMPDIR"] = tmp } };
+            w.Plugin.Process.Settings = w.Plugin.Process.Settings with { ExtraEnvironment = new Dictionary<string,
+                string> { ["TMPDIR"] = tmp } };
             await LiveAsync(w);
-            string[] left = [.. Directory.GetFileSystemEntries(tmp).Select(static f => Path.GetFileName(f)!).Where(static f => !f.StartsWith("clr-debug", StringComparison.Ordinal)
-                && !f.StartsWith("dotnet-diagnostic", StringComparison.Ordinal) && f != ".dotnet")];
+            string[] left =
+                [.. Directory.GetFileSystemEntries(tmp).Select(static f => Path.GetFileName(f)!).Where(static f => !IsRuntimes(f))];
             Seen.That(left.Length == 0, $"left in TMPDIR: {string.Join(", ", left)}");
         });
-        list.MustAlone("descriptors-of-servers", "a server that holds files of another disk keeps them from being freed", "close what a child need not have", static async w =>
+        list.MustAlone("descriptors-of-servers", "a server that holds files of another disk keeps them from being freed",
+            "close what a child need not have", static async w =>
         {
             (Volume gone, _) = await w.FilledAsync();
             (Volume used, _) = await w.FilledAsync();
@@ -63,12 +67,18 @@ internal static class LeakChecks
             {
                 await w.Plugin.DestroyAsync(gone);
                 string[] held = [.. MarkedProcesses.Find(w.Place.Mark).SelectMany(DescriptorsOf)
-                    .Where(t => t.StartsWith(w.Place.Folder, StringComparison.Ordinal) && t.EndsWith(" (deleted)", StringComparison.Ordinal))];
+                    .Where(t => t.StartsWith(w.Place.Folder, StringComparison.Ordinal) && t.EndsWith(" (deleted)",
+                        StringComparison.Ordinal))];
                 Seen.That(held.Length == 0, $"a server holds {string.Join(", ", held)}");
             });
         });
         return list.All;
     }
+
+    /// <summary>What the .NET runtime keeps there for its diagnostics; it goes with the process.</summary>
+    private static bool IsRuntimes(string name) =>
+        name.StartsWith("clr-debug", StringComparison.Ordinal) || name.StartsWith("dotnet-diagnostic", StringComparison.Ordinal)
+        || name == ".dotnet";
 
     private static async Task LiveAsync(World w, bool leave = true)
     {
@@ -82,7 +92,8 @@ internal static class LeakChecks
     }
 
     private static string[] FilesOf(World w) =>
-        Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true, AttributesToSkip = 0 });
+        Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true,
+            AttributesToSkip = 0 });
 
     private static IEnumerable<string> DescriptorsOf(int processId)
     {

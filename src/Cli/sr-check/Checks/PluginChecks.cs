@@ -69,7 +69,8 @@ internal static class PluginChecks
     {
         CheckList list = new("query", Level.Bronze, isV1 ? "3.4, 3.6" : "5.3, 5.4");
         string call = isV1 ? "sr_get_driver_info" : "Plugin.Query";
-        list.MustBare("answers", "without it the plugin does not exist", $"make {call} print its answer and exit 0", w => w.Plugin.QueryAsync());
+        list.MustBare("answers", "without it the plugin does not exist", $"make {call} print its answer and exit 0",
+            w => w.Plugin.QueryAsync());
         list.MustBare("repeats", "it is asked again at each start of the toolstack", "answer from constants", async w =>
         {
             PluginInfo first = await w.Plugin.QueryAsync();
@@ -83,7 +84,8 @@ internal static class PluginChecks
             bool isGood = isV1 ? Version.TryParse(version, out Version? v) && v.Major is >= 1 and < 5 : version is "5.0" or "3.0";
             Seen.That(isGood, $"required_api_version is \"{version}\"");
         });
-        list.MustBare("features-known", "an unknown feature is dropped, and with it what you meant", "use the names of section 3.6", async w =>
+        list.MustBare("features-known", "an unknown feature is dropped, and with it what you meant", "use the names of section 3.6",
+            async w =>
         {
             string[] unknown = [.. (await w.Plugin.QueryAsync()).Features.Except(KnownFeatures)];
             Seen.That(unknown.Length == 0, $"unknown: {string.Join(", ", unknown)}");
@@ -110,7 +112,8 @@ internal static class PluginChecks
         list.MustBare("leaves-nothing", "it is a question", "do nothing before the command is known", async w =>
         {
             await w.Plugin.QueryAsync();
-            string[] left = [.. Directory.GetFileSystemEntries(w.Place.ControlFolder), .. Directory.GetFileSystemEntries(w.Place.Folder, "s*")];
+            string[] left = [.. Directory.GetFileSystemEntries(w.Place.ControlFolder), .. Directory.GetFileSystemEntries(w.Place.Folder,
+                "s*")];
             Seen.That(left.Length == 0, $"it left {string.Join(", ", left)}");
             Seen.That((await w.ProcessesAsync()).Count == 0, "it left a process");
         });
@@ -128,7 +131,8 @@ internal static class PluginChecks
         }
         else
         {
-            list.MustBare("no-session", "it is asked before there is a session", "open the session in the commands that need one", async w =>
+            list.MustBare("no-session", "it is asked before there is a session", "open the session in the commands that need one",
+                async w =>
             {
                 await w.Plugin.QueryAsync();
                 Seen.That(w.V1.Toolstack.Log.Count == 0, $"it called {string.Join(", ", w.V1.Toolstack.Log)}");
@@ -149,7 +153,8 @@ internal static class PluginChecks
     private static async Task<string> StatAsync(string path)
     {
         ChildResult result = await ChildProcess.RunAsync(
-            "stat", ["-L", "-c", "%u", path], "", new Dictionary<string, string?>(), TimeSpan.FromSeconds(10), 4096, CancellationToken.None);
+            "stat", ["-L", "-c", "%u", path], "", new Dictionary<string, string?>(), TimeSpan.FromSeconds(10), 4096,
+                CancellationToken.None);
         return result.StandardOutput.Trim();
     }
 }

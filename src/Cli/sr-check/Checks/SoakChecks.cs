@@ -20,7 +20,8 @@ internal static class SoakChecks
 
     private static void Thousand(CheckList list)
     {
-        Cycle(list, "create-destroy", [], static async (w, _, _, _) => await w.Plugin.DestroyAsync(await w.Plugin.CreateAsync("cycle", "", World.SmallBytes)));
+        Cycle(list, "create-destroy", [], static async (w, _, _, _) => await w.Plugin.DestroyAsync(await w.Plugin.CreateAsync("cycle", "",
+            World.SmallBytes)));
         Cycle(list, "use", [], static (w, volume, content, _) => w.UseAsync(volume, isWritable: true, async device =>
         {
             await content.WriteAsync(device, w.Random.Next((int)(device.LengthBytes / DiskContent.BlockBytes)), w.Random.Next());
@@ -82,9 +83,11 @@ internal static class SoakChecks
             for (int i = 0; i < ManyDisks; i++)
                 keys.Add((await w.VolumeAsync(name: $"disk {i}")).Key);
             IReadOnlyList<Volume> listed = await w.Plugin.ScanAsync();
-            Seen.That(keys.Order().SequenceEqual(listed.Select(static v => v.Key).Order()), $"{ManyDisks} disks were made, {listed.Count} are listed, or others");
+            Seen.That(keys.Order().SequenceEqual(listed.Select(static v => v.Key).Order()),
+                $"{ManyDisks} disks were made, {listed.Count} are listed, or others");
         });
-        list.MustAlone("long-chain", "a month of daily backups", "keep order, or refuse with 109 before anything is linked", async static w =>
+        list.MustAlone("long-chain", "a month of daily backups", "keep order, or refuse with 109 before anything is linked",
+            async static w =>
         {
             (Volume volume, DiskContent content) = await w.FilledAsync(blocks: 3);
             Volume? first = null;
@@ -107,6 +110,7 @@ internal static class SoakChecks
     }
 
     private static int CountFiles(World w) => w.Place.HasStore
-        ? Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true, AttributesToSkip = 0 }).Length
+        ? Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true,
+            AttributesToSkip = 0 }).Length
         : 0;
 }

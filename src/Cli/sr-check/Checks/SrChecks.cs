@@ -7,7 +7,8 @@ internal static class SrChecks
 {
     private static readonly string[] StorageTools =
     [
-        "tapdisk", "tap-ctl", "vhd-util", "td-util", "cbt-util", "qemu-img", "qemu-nbd", "qemu-io", "lvs", "vgs", "pvs", "lvcreate", "lvremove",
+        "tapdisk", "tap-ctl", "vhd-util", "td-util", "cbt-util", "qemu-img", "qemu-nbd", "qemu-io", "lvs", "vgs", "pvs", "lvcreate",
+            "lvremove",
         "zfs", "zpool", "rbd", "iscsiadm", "mount", "umount", "losetup", "dmsetup", "du", "stat", "ls",
     ];
 
@@ -16,8 +17,10 @@ internal static class SrChecks
     private static IReadOnlyList<Check> Life(bool isV1)
     {
         CheckList list = new("sr", Level.Bronze, isV1 ? "3.2" : "5.4, 5.5");
-        list.MustBare("create.attaches", "an SR that was created can be attached", "let create make all that attach needs", static w => w.SetUpAsync());
-        list.MustBare("create.does-not-attach", "create only makes it; an attach follows on every host", "do not leave anything running", async static w =>
+        list.MustBare("create.attaches", "an SR that was created can be attached", "let create make all that attach needs",
+            static w => w.SetUpAsync());
+        list.MustBare("create.does-not-attach", "create only makes it; an attach follows on every host", "do not leave anything running",
+            async static w =>
         {
             await w.Plugin.CreateSrAsync();
             Seen.That((await w.ProcessesAsync()).Count == 0, "create left a process");
@@ -28,9 +31,11 @@ internal static class SrChecks
             await World.RefusedAsync("creating an SR where one is", () => w.Plugin.CreateSrAsync());
             Seen.That(await w.IsListedAsync(volume), "a disk is gone after the refused create");
         });
-        list.MustBare("attach.unknown", "attaching what was never created must not make up an empty SR", "refuse with 47 (SRUnavailable)", static w =>
+        list.MustBare("attach.unknown", "attaching what was never created must not make up an empty SR", "refuse with 47 (SRUnavailable)",
+            static w =>
             World.RefusedAsync("attaching an SR that was never created", () => w.Plugin.AttachSrAsync()));
-        list.MustAlone("attach.answer-stays", "the SR's name from attach is kept across restarts", "answer the same string each time", async static w =>
+        list.MustAlone("attach.answer-stays", "the SR's name from attach is kept across restarts", "answer the same string each time",
+            async static w =>
         {
             string before = NameOf(w);
             await w.Plugin.AttachSrAsync();
@@ -72,13 +77,15 @@ internal static class SrChecks
             await w.SetUpAsync();
             Seen.Equal(0, (await w.Plugin.ScanAsync()).Count, "the number of disks in the new SR");
         });
-        list.MustAlone("reattach.same-disks", "names, sizes and descriptions survive", "keep them on the SR (SMAPIv1: in the database)", async static w =>
+        list.MustAlone("reattach.same-disks", "names, sizes and descriptions survive", "keep them on the SR (SMAPIv1: in the database)",
+            async static w =>
         {
             Volume before = await w.VolumeAsync(name: "a name", description: "a description");
             await w.Plugin.DetachSrAsync();
             await w.Plugin.AttachSrAsync();
             Volume after = (await w.Plugin.ScanAsync()).Single(v => v.Key == before.Key);
-            Seen.Equal((before.Name, before.Description, before.VirtualSizeBytes), (after.Name, after.Description, after.VirtualSizeBytes), "the disk");
+            Seen.Equal((before.Name, before.Description, before.VirtualSizeBytes), (after.Name, after.Description, after.VirtualSizeBytes),
+                "the disk");
         });
         return list.All;
     }
@@ -150,7 +157,8 @@ internal static class SrChecks
             Seen.Equal((made.Uuid, made.Name, made.Description, made.VirtualSizeBytes, made.Reference),
                 (listed.Uuid, listed.Name, listed.Description, listed.VirtualSizeBytes, listed.Reference), "the listed disk");
         });
-        list.MustAlone("scan.foreign-file", "a file that is not yours is not an error", "ignore what is not a disk of yours", async static w =>
+        list.MustAlone("scan.foreign-file", "a file that is not yours is not an error", "ignore what is not a disk of yours",
+            async static w =>
         {
             w.NeedsStore();
             Volume volume = await w.VolumeAsync();
@@ -172,7 +180,8 @@ internal static class SrChecks
                 Directory.Move(w.Place.StoreFolder + "-away", w.Place.StoreFolder);
             }
         });
-        list.MustAlone("scan.tool-missing", "a missing program must not look like an empty SR (xcp#411)", "check what your tools answer", async static w =>
+        list.MustAlone("scan.tool-missing", "a missing program must not look like an empty SR (xcp#411)", "check what your tools answer",
+            async static w =>
         {
             Volume volume = await w.VolumeAsync();
             w.Plugin.Process.Settings = w.Plugin.Process.Settings with { SearchPath = ToolShims.PathWithout(w.Place.Folder, StorageTools) };
@@ -227,21 +236,26 @@ internal static class SrChecks
         });
         if (isV1)
         {
-            list.MustAlone("database.numbers", "xapi knows an SR's size only by your call-backs", "SR.set_physical_size and the other two in scan", async static w =>
+            list.MustAlone("database.numbers", "xapi knows an SR's size only by your call-backs",
+                "SR.set_physical_size and the other two in scan", async static w =>
             {
                 await w.V1.ScanSrAsync();
-                string[] missing = [.. new[] { "SR.set_virtual_allocation", "SR.set_physical_size", "SR.set_physical_utilisation" }.Except(w.V1.Toolstack.Log)];
+                string[] missing = [.. new[] { "SR.set_virtual_allocation", "SR.set_physical_size",
+                    "SR.set_physical_utilisation" }.Except(w.V1.Toolstack.Log)];
                 Seen.That(missing.Length == 0, $"a scan does not call {string.Join(", ", missing)}");
             });
-            list.MustAlone("database.reintroduces", "a disk whose record was lost comes back by a scan", "VDI.db_introduce what is new", async static w =>
+            list.MustAlone("database.reintroduces", "a disk whose record was lost comes back by a scan", "VDI.db_introduce what is new",
+                async static w =>
             {
                 Volume volume = await w.VolumeAsync();
                 w.V1.Tables.ForgetVolumes();
                 Volume? back = (await w.Plugin.ScanAsync()).FirstOrDefault(v => v.Key == volume.Key);
                 Seen.That(back is not null, "the scan does not introduce a disk that the database does not know");
-                Seen.Equal((volume.Uuid, volume.VirtualSizeBytes), (back!.Uuid, back.VirtualSizeBytes), "the disk that was introduced again");
+                Seen.Equal((volume.Uuid, volume.VirtualSizeBytes), (back!.Uuid, back.VirtualSizeBytes),
+                    "the disk that was introduced again");
             });
-            list.MustAlone("database.forgets", "a record without a disk is a disk that cannot be started", "VDI.db_forget what is gone", async static w =>
+            list.MustAlone("database.forgets", "a record without a disk is a disk that cannot be started", "VDI.db_forget what is gone",
+                async static w =>
             {
                 w.NeedsStore();
                 Volume volume = await w.VolumeAsync();

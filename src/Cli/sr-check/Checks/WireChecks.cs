@@ -5,7 +5,7 @@ namespace SrCheck.Checks;
 
 internal static class WireChecks
 {
-    private const string Fix = "print the answer alone, of the contract's shape, on stdout; log to stderr; exit 0 (SMAPIv3: 1 for an error)";
+    private const string Fix = "print the answer alone, of the contract's shape, on stdout; log to stderr; exit 0 (v3: 1 for an error)";
 
     public static IEnumerable<Check> All(bool isV1) => [.. Answers(isV1), .. Refusals(isV1)];
 
@@ -14,14 +14,17 @@ internal static class WireChecks
         CheckList list = new("wire", Level.Bronze, isV1 ? "3.2, 3.4" : "5.2, 5.4");
         foreach ((string name, string[] needs, Func<World, Task> body) in Operations())
             list.Must($"answer.{name}", $"the toolstack reads {name}'s answer as one document of a fixed shape", Fix, body, needs);
-        list.MustBare("answer.sr-create", "the toolstack reads its answer as one document of a fixed shape", Fix, static w => w.Plugin.CreateSrAsync());
-        list.MustAlone("answer.sr-detach", "the toolstack reads its answer as one document of a fixed shape", Fix, static w => w.Plugin.DetachSrAsync());
+        list.MustBare("answer.sr-create", "the toolstack reads its answer as one document of a fixed shape", Fix,
+            static w => w.Plugin.CreateSrAsync());
+        list.MustAlone("answer.sr-detach", "the toolstack reads its answer as one document of a fixed shape", Fix,
+            static w => w.Plugin.DetachSrAsync());
         list.MustAlone("answer.sr-destroy", "the toolstack reads its answer as one document of a fixed shape", Fix, async static w =>
         {
             await w.Plugin.DetachSrAsync();
             await w.Plugin.DestroySrAsync();
         });
-        list.Must("stderr-is-free", "stderr is for people; it must not decide anything", "exit 0 for success whatever was logged", async static w =>
+        list.Must("stderr-is-free", "stderr is for people; it must not decide anything", "exit 0 for success whatever was logged",
+            async static w =>
         {
             await w.Plugin.ScanAsync();
             Seen.That(w.Plugin.Process.Calls[^1].StandardError.Length < PluginProcess.OutputLimitBytes / 8, "a scan logs more than 1 MiB");

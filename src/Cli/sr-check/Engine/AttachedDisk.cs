@@ -19,14 +19,14 @@ internal static class AttachedDisk
     public static async Task<IBlockDevice> OpenAsync(IReadOnlyList<Access> ways, bool isWritable)
     {
         Access way = ways.OrderBy(static w => w.Kind switch { AccessKind.Nbd => 0, AccessKind.BlockDevice => 1, _ => 2 }).FirstOrDefault()
-            ?? throw new Checks.CheckFailedException("attach answered no way to reach the disk that can be opened here (NBD, file or device)");
+            ?? throw new Checks.CheckFailedException("attach answered no way to reach the disk from here (NBD, file or device)");
         try
         {
             if (way.Kind != AccessKind.Nbd)
                 return new RawFile(way.Address, !isWritable);
             NbdUri uri = NbdUri.TryParse(way.Address) ?? throw new Checks.CheckFailedException($"\"{way.Address}\" is no NBD address");
             if (uri.SocketPath is { Length: > SocketPathLimit } path)
-                throw new Checks.CheckFailedException($"the socket's path has {path.Length} bytes, a unix socket's ends at {SocketPathLimit}");
+                throw new Checks.CheckFailedException($"the socket's path has {path.Length} bytes, the limit is {SocketPathLimit}");
             return await NbdClient.ConnectAsync(uri, Options, CancellationToken.None);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)

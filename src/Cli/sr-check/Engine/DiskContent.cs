@@ -50,6 +50,8 @@ internal sealed class DiskContent
     /// <exception cref="Checks.CheckFailedException">The first difference.</exception>
     public async Task VerifyAsync(IBlockDevice device, string where)
     {
+        if (seeds.Count != 0 && (seeds.Keys.Last() + 1) * BlockBytes > device.LengthBytes)
+            throw new Checks.CheckFailedException($"{where}: the disk has {device.LengthBytes} bytes; what was written behind is lost");
         byte[] read = new byte[BlockBytes];
         foreach (long block in Interesting(device.LengthBytes / BlockBytes))
         {
@@ -61,7 +63,8 @@ internal sealed class DiskContent
             string wanted = seeds.ContainsKey(block) ? $"the pattern of seed {seed}" : "zeros, it was never written";
             bool isZero = read.AsSpan().IndexOfAnyExcept((byte)0) < 0;
             throw new Checks.CheckFailedException(
-                $"{where}: block {block} (byte {block * BlockBytes + at}) should hold {wanted}; it holds {(isZero ? "zeros" : "something else")}");
+                $"{where}: block {block} (byte {block * BlockBytes + at}) should hold {wanted}; "
+                + $"it holds {(isZero ? "zeros" : "something else")}");
         }
     }
 

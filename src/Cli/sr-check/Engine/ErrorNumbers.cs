@@ -27,7 +27,8 @@ internal static class ErrorNumbers
     public static bool IsKnown(int number) => All.ContainsKey(number);
 
     /// <summary><c>24 (VDIInUse)</c>.</summary>
-    public static string Describe(int number) => All.TryGetValue(number, out ErrorNumber? e) ? $"{number} ({e.Name})" : $"{number} (unknown)";
+    public static string Describe(int number) => All.TryGetValue(number, out ErrorNumber? e) ? $"{number} ({e.Name})"
+        : $"{number} (unknown)";
 
     /// <summary>By number, by name, or by SR_BACKEND_FAILURE_number; null when there is none.</summary>
     public static ErrorNumber? Find(string text)

@@ -17,7 +17,8 @@ internal static class NewPlugin
         ["Plugin.Query", "Datapath.attach", "Datapath.activate", "Datapath.deactivate", "Datapath.detach"];
 
     public static bool IsName(string name) =>
-        name.Length is > 0 and <= 32 && char.IsAsciiLetterLower(name[0]) && name.All(static c => char.IsAsciiLetterLower(c) || char.IsAsciiDigit(c));
+        name.Length is > 0 and <= 32 && char.IsAsciiLetterLower(name[0]) && name.All(static c => char.IsAsciiLetterLower(c)
+            || char.IsAsciiDigit(c));
 
     /// <summary>The template's text, for this name.</summary>
     public static string Text(string name, bool isV1) =>

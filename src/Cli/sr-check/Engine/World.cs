@@ -15,6 +15,7 @@ internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed)
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
     private readonly List<Volume> made = [];
     private readonly Lock gate = new();
+    private readonly Dictionary<string, PluginRefusalException> refusals = [];
     private (Volume Volume, DiskContent Content)? standing;
 
     public IPluginUnderTest Plugin => plugin;
@@ -122,6 +123,12 @@ internal sealed class World(IPluginUnderTest plugin, WorldPlace place, int seed)
 
         throw new CheckFailedException($"{what} is not refused");
     }
+
+    /// <summary>As <see cref="RefusedAsync"/>, asked once in this world: several checks look at one refusal.</summary>
+    public async Task<PluginRefusalException> RefusalOnceAsync(string what, Func<Task> call) =>
+        refusals.TryGetValue(what, out PluginRefusalException? refusal)
+            ? refusal
+            : refusals[what] = await RefusedAsync(what.Replace('-', ' '), call);
 
     /// <summary>A yes or a well-formed no: what a call may be that the contract says nothing about.</summary>
     public static async Task AnsweredAsync(Func<Task> call)

@@ -39,7 +39,8 @@ internal sealed class WorldPlace
     public bool HasStore => usesPlaceholder && Directory.Exists(StoreFolder);
 
     public IReadOnlyList<string> Mounts() =>
-        [.. File.ReadLines("/proc/mounts").Select(static l => l.Split(' ')[1]).Where(m => m.StartsWith(Folder + "/", StringComparison.Ordinal))];
+        [.. File.ReadLines("/proc/mounts").Select(static l => l.Split(' ')[1]).Where(m => m.StartsWith(Folder + "/",
+            StringComparison.Ordinal))];
 
     public void Delete()
     {

@@ -11,7 +11,8 @@ internal sealed class DatapathFolder(string folder)
     public string PathOf(string uri, string script)
     {
         string path = ScriptOf(uri, script);
-        return File.Exists(path) ? path : throw new PluginRefusalException(script, "Unimplemented", 38, $"there is no {path} for \"{uri}\"");
+        return File.Exists(path) ? path : throw new PluginRefusalException(script, "Unimplemented", 38,
+            $"there is no {path} for \"{uri}\"");
     }
 
     private string ScriptOf(string uri, string script)

@@ -1,5 +1,5 @@
-// A small toolstack for SMAPIv1 drivers: XML-RPC over HTTP on the unix socket where they open their session, over tables in memory. It answers
-// the call-backs of research/storage.md section 4; what it does not know is an error, so that a driver cannot rely on more than the field has.
+// A small toolstack for SMAPIv1 drivers: XML-RPC over HTTP on the unix socket where they open their session, over tables in memory. It
+// answers the call-backs of research/storage.md section 4; what it does not know is an error, so that a driver cannot rely on more.
 using System.Net.Sockets;
 using System.Text;
 using Platform;
@@ -170,6 +170,7 @@ internal sealed class Toolstack : IAsyncDisposable
 
         const string field = "content-length:";
         string? line = head.ToString().Split("\r\n").FirstOrDefault(static l => l.StartsWith(field, StringComparison.OrdinalIgnoreCase));
-        return line is not null && int.TryParse(line[field.Length..], out int length) && length is >= 0 and <= BodyLimitBytes ? length : null;
+        return line is not null && int.TryParse(line[field.Length..], out int length) && length is >= 0 and <= BodyLimitBytes ? length
+            : null;
     }
 }

@@ -1,5 +1,5 @@
-// The toolstack's database as drivers see it: classes of records, of which SR, VDI and PBD matter; generic getters and setters, and the calls
-// that do more than that (research/storage.md 4.1).
+// The toolstack's database as drivers see it: classes of records, of which SR, VDI and PBD matter; generic getters and setters,
+// and the calls that do more than that (research/storage.md 4.1).
 using System.Text.RegularExpressions;
 using StorageAccess.Wire;
 
@@ -19,7 +19,8 @@ internal sealed partial class ToolstackTables
     private readonly Lock gate = new();
     private readonly Dictionary<string, Dictionary<string, Dictionary<string, RpcValue>>> classes = [];
 
-    public ToolstackTables(string srUuid, string type, Func<IReadOnlyDictionary<string, string>> deviceConfig, Func<string, string> onPlugin)
+    public ToolstackTables(string srUuid, string type, Func<IReadOnlyDictionary<string, string>> deviceConfig, Func<string,
+        string> onPlugin)
     {
         SrRef = "OpaqueRef:sr-" + srUuid;
         OnPlugin = onPlugin;
@@ -156,7 +157,8 @@ internal sealed partial class ToolstackTables
                 return RpcValue.Struct([.. table.Where(r => filter(r.Value)).Select(static r => (r.Key, Struct(r.Value)))]);
             case "get_by_uuid":
                 return table.Where(r => r.Value.TryGetValue("uuid", out RpcValue? uuid) && uuid.AsString() == Text(p, 0))
-                    .Select(static r => (RpcValue)r.Key).FirstOrDefault() ?? throw new ToolstackException("UUID_INVALID", parts[0], Text(p, 0));
+                    .Select(static r => (RpcValue)r.Key).FirstOrDefault() ?? throw new ToolstackException("UUID_INVALID", parts[0], Text(p,
+                        0));
         }
 
         Dictionary<string, RpcValue> record = Record(parts[0], Text(p, 0));
@@ -210,7 +212,8 @@ internal sealed partial class ToolstackTables
         MatchCollection terms = Terms().Matches(text);
         if (terms.Count == 0 && text != "true")
             throw new ToolstackException("INTERNAL_ERROR", $"the filter \"{text}\" is not understood");
-        return record => terms.All(t => record.TryGetValue(t.Groups[1].Value, out RpcValue? value) && value.AsString() == t.Groups[2].Value);
+        return record => terms.All(t => record.TryGetValue(t.Groups[1].Value, out RpcValue? value)
+            && value.AsString() == t.Groups[2].Value);
     }
 
     [GeneratedRegex("field\\s*\"([^\"]+)\"\\s*=\\s*\"([^\"]*)\"")]
@@ -230,7 +233,8 @@ internal sealed partial class ToolstackTables
     private static RpcValue Struct(Dictionary<string, RpcValue> record) => new RpcStruct([.. record]);
 
     private static string Text(List<RpcValue> p, int index) =>
-        index < p.Count ? p[index].AsString() : throw new ToolstackException("MESSAGE_PARAMETER_COUNT_MISMATCH", $"{index + 1}", $"{p.Count}");
+        index < p.Count ? p[index].AsString() : throw new ToolstackException("MESSAGE_PARAMETER_COUNT_MISMATCH", $"{index + 1}",
+            $"{p.Count}");
 
     private static RpcValue Or(List<RpcValue> p, int index, RpcValue other) => index < p.Count ? p[index] : other;
 

@@ -199,7 +199,8 @@ internal sealed class V1Plugin : IPluginUnderTest
     {
         (string uuid, string location) = V1Answer.Location(call.Command, await CallAsync(call));
         Volume volume = Tables.Find(location)
-            ?? throw new PluginBrokenException(call.Command, $"it answered location {location}, which it has not introduced (VDI.db_introduce)");
+            ?? throw new PluginBrokenException(call.Command,
+                $"it answered location {location}, which it has not introduced (VDI.db_introduce)");
         return volume.Uuid == uuid
             ? volume
             : throw new PluginBrokenException(call.Command, $"it answered uuid {uuid} and introduced {volume.Uuid}");

@@ -1,5 +1,5 @@
-// A SMAPIv3 plugin: a folder of volume scripts and one of datapath scripts, each run with --json, named parameters in one line on stdin, the
-// bare result on stdout (research/storage.md 5.2, 5.4). Shapes are read strictly: what the toolstack's reader would guess at is an error here.
+// A SMAPIv3 plugin: a folder of volume scripts and one of datapath scripts, each run with --json, named parameters in one line on stdin,
+// the bare result on stdout (research/storage.md 5.2, 5.4). Shapes are read strictly: what the toolstack would guess at is an error here.
 using System.Text.Json.Nodes;
 using SrCheck.Checks;
 
@@ -148,7 +148,8 @@ internal sealed class V3Plugin : IPluginUnderTest
         call.Change(parameters);
         bool isDatapath = call.Operation.StartsWith("Datapath.", StringComparison.Ordinal);
         JsonNode? answer = isDatapath
-            ? V3Answer.Read(call.Operation, await RunAsync(call.Operation, datapaths.PathOf(call.Volume!.Reference, call.Operation), parameters))
+            ? V3Answer.Read(call.Operation, await RunAsync(call.Operation, datapaths.PathOf(call.Volume!.Reference, call.Operation),
+                parameters))
             : await VolumeScriptAsync(call.Operation, parameters);
         _ = answer;
     }

@@ -124,7 +124,8 @@ internal static partial class CallRecord
     {
         foreach ((string key, string value) in config)
         {
-            bool isSecret = key.Contains("password", StringComparison.OrdinalIgnoreCase) || key.Contains("secret", StringComparison.OrdinalIgnoreCase);
+            bool isSecret = key.Contains("password", StringComparison.OrdinalIgnoreCase) || key.Contains("secret",
+                StringComparison.OrdinalIgnoreCase);
             if (isSecret && value.Length != 0)
                 record = record.Replace(value, "***", StringComparison.Ordinal);
         }

@@ -30,7 +30,7 @@ internal static class Explanation
 
     private static string Describe(ErrorNumber error) =>
         error.Cause.Length == 0
-            ? $"{error.Number} {error.Name} (XenAPI: SR_BACKEND_FAILURE_{error.Number}): its name is all that the field tells; the text says the rest"
+            ? $"{error.Number} {error.Name} (XenAPI: {error.XenApiName}): its name is all that the field tells; the text says the rest"
             : $"""
                {error.Number} {error.Name} (XenAPI: {error.XenApiName})
                  cause:  {error.Cause}

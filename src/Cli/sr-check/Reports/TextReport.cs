@@ -1,5 +1,5 @@
-// What a person sees: progress on standard error while it runs; on standard output a line for each group, one paragraph for each failure, and
-// the badge last.
+// What a person sees: progress on standard error while it runs; on standard output a line for each group, one paragraph for each failure,
+// and the badge last.
 using System.Globalization;
 using SrCheck.Checks;
 using Spectre.Console;
@@ -46,7 +46,8 @@ internal sealed class TextReport : IDisposable
         Groups(result);
         foreach (Outcome outcome in result.Outcomes.Where(static o => o.Kind == OutcomeKind.Failed))
             Failure(outcome, records.GetValueOrDefault(outcome.Check.Id));
-        foreach (IGrouping<string, Outcome> notRun in result.Outcomes.Where(static o => o.Kind == OutcomeKind.NotRun).GroupBy(static o => o.Seen))
+        foreach (IGrouping<string,
+            Outcome> notRun in result.Outcomes.Where(static o => o.Kind == OutcomeKind.NotRun).GroupBy(static o => o.Seen))
             output.MarkupLineInterpolated($"[yellow]not run[/]  {notRun.Count()} checks: {notRun.Key}");
         Summary(result);
     }
@@ -55,7 +56,8 @@ internal sealed class TextReport : IDisposable
     public static string BadgeLine(RunResult result)
     {
         if (result.IsPartial)
-            return result.IsGood ? "badge: none (a part of the checks earns none; all of these hold)" : "badge: none (a part of the checks earns none)";
+            return result.IsGood ? "badge: none (a part of the checks earns none; all of these hold)"
+                : "badge: none (a part of the checks earns none)";
         Level next = result.Badge is { } badge ? badge + 1 : Level.Bronze;
         if (next > result.Options.Level)
             return $"badge: {result.Badge}";
@@ -68,7 +70,8 @@ internal sealed class TextReport : IDisposable
     {
         RunOptions o = result.Options;
         string api = o.IsV1 ? "SMAPIv1" : "SMAPIv3";
-        output.MarkupLineInterpolated($"[bold]{result.Info?.Name ?? Path.GetFileName(o.PluginPath)}[/] ({api} {result.Info?.Type}), seed {o.Seed}");
+        string name = result.Info?.Name ?? Path.GetFileName(o.PluginPath);
+        output.MarkupLineInterpolated($"[bold]{name}[/] ({api} {result.Info?.Type}), seed {o.Seed}");
     }
 
     private void Groups(RunResult result)
@@ -76,7 +79,8 @@ internal sealed class TextReport : IDisposable
         foreach (IGrouping<string, Outcome> group in result.Outcomes.GroupBy(static o => o.Check.Group))
         {
             int Count(OutcomeKind kind) => group.Count(o => o.Kind == kind);
-            string bad = Count(OutcomeKind.Failed) + Count(OutcomeKind.NotRun) == 0 ? "" : $", {Count(OutcomeKind.Failed)} failed, {Count(OutcomeKind.NotRun)} not run";
+            string bad = Count(OutcomeKind.Failed) + Count(OutcomeKind.NotRun) == 0 ? ""
+                : $", {Count(OutcomeKind.Failed)} failed, {Count(OutcomeKind.NotRun)} not run";
             string applies = Count(OutcomeKind.NotApplicable) == 0 ? "" : $", {Count(OutcomeKind.NotApplicable)} not applicable";
             output.MarkupLineInterpolated($"  {group.Key,-12} {Count(OutcomeKind.Passed),3} passed{bad}{applies}");
         }
@@ -85,7 +89,8 @@ internal sealed class TextReport : IDisposable
     private void Failure(Outcome outcome, string? record)
     {
         string severity = outcome.Check.Severity == Severity.Must ? "FAILED" : "advice";
-        output.MarkupLineInterpolated($"[red]{severity}[/]  [bold]{outcome.Check.Id}[/] ({outcome.Check.Level}, section {outcome.Check.Spec})");
+        Check check = outcome.Check;
+        output.MarkupLineInterpolated($"[red]{severity}[/]  [bold]{check.Id}[/] ({check.Level}, section {check.Spec})");
         output.MarkupLineInterpolated($"    why:  {outcome.Check.Reason}");
         output.MarkupLineInterpolated($"    seen: {outcome.Seen}");
         output.MarkupLineInterpolated($"    fix:  {outcome.Check.Fix}");
@@ -98,7 +103,8 @@ internal sealed class TextReport : IDisposable
         output.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"{result.Outcomes.Count} checks: {result.Count(OutcomeKind.Passed)} passed, {result.Count(OutcomeKind.Failed)} failed, "
-            + $"{result.Count(OutcomeKind.NotApplicable)} not applicable, {result.Count(OutcomeKind.NotRun)} not run, {result.Took.TotalSeconds:0.0} s"));
+            + $"{result.Count(OutcomeKind.NotApplicable)} not applicable, {result.Count(OutcomeKind.NotRun)} not run, "
+            + $"{result.Took.TotalSeconds:0.0} s"));
         output.WriteLine(BadgeLine(result));
     }
 

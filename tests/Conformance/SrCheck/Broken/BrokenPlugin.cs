@@ -15,7 +15,8 @@ public sealed record BrokenPlugin(string Name, string CaughtBy, params (string F
         foreach ((string find, string replace) in Edits)
         {
             int at = text.IndexOf(find, StringComparison.Ordinal);
-            Assert.True(at >= 0 && text.IndexOf(find, at + 1, StringComparison.Ordinal) < 0, $"{Name}: \"{find}\" is not there exactly once");
+            Assert.True(at >= 0 && text.IndexOf(find, at + 1, StringComparison.Ordinal) < 0,
+                $"{Name}: \"{find}\" is not there exactly once");
             text = text.Replace(find, replace, StringComparison.Ordinal);
         }
 
