@@ -42,6 +42,12 @@ internal static class DataChecks
             });
             await w.VerifyAsync(volume, content, "after writing zeros");
         });
+        Edges(list);
+        return list.All;
+    }
+
+    private static void Edges(CheckList list)
+    {
         list.Must("last-block", "the end of the disk belongs to it", Fix, async static w =>
         {
             Volume volume = await w.VolumeAsync(World.SmallBytes + 512);
@@ -90,7 +96,6 @@ internal static class DataChecks
             await w.Plugin.DestroyAsync(old);
             await w.VerifyAsync(await w.VolumeAsync(), new DiskContent(), "a new disk where an old one was");
         });
-        return list.All;
     }
 
     private static IReadOnlyList<Check> Copies(bool isV1)

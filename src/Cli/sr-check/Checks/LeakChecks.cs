@@ -30,6 +30,12 @@ internal static class LeakChecks
             await LiveAsync(w);
             Seen.That(w.Place.Mounts().Count == 0, $"still mounted: {string.Join(", ", w.Place.Mounts())}");
         });
+        Files(list);
+        return list.All;
+    }
+
+    private static void Files(CheckList list)
+    {
         list.MustAlone("store-files", "a file that nobody knows is space that nobody gets back",
             "remove temporary files, records and journals", static async w =>
         {
@@ -72,7 +78,6 @@ internal static class LeakChecks
                 Seen.That(held.Length == 0, $"a server holds {string.Join(", ", held)}");
             });
         });
-        return list.All;
     }
 
     /// <summary>What the .NET runtime keeps there for its diagnostics; it goes with the process.</summary>

@@ -84,25 +84,7 @@ internal static class PluginChecks
             bool isGood = isV1 ? Version.TryParse(version, out Version? v) && v.Major is >= 1 and < 5 : version is "5.0" or "3.0";
             Seen.That(isGood, $"required_api_version is \"{version}\"");
         });
-        list.MustBare("features-known", "an unknown feature is dropped, and with it what you meant", "use the names of section 3.6",
-            async w =>
-        {
-            string[] unknown = [.. (await w.Plugin.QueryAsync()).Features.Except(KnownFeatures)];
-            Seen.That(unknown.Length == 0, $"unknown: {string.Join(", ", unknown)}");
-        });
-        list.MustBare("features-needed", "a disk that cannot be made, used and taken away is none", "claim what you have", async w =>
-        {
-            PluginInfo info = await w.Plugin.QueryAsync();
-            string[] needed = ["VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH"];
-            Seen.That(needed.All(info.Has), $"not claimed: {string.Join(", ", needed.Where(f => !info.Has(f)))}");
-        });
-        list.MustBare("activate-pairs", "what can be activated must be deactivated", "claim both", async w =>
-        {
-            PluginInfo info = await w.Plugin.QueryAsync();
-            Seen.That(info.Has("VDI_ACTIVATE") == info.Has("VDI_DEACTIVATE"), "only one of VDI_ACTIVATE and VDI_DEACTIVATE is claimed");
-        });
-        list.MustBare("name", "operators see it", "give it a name", async w =>
-            Seen.That((await w.Plugin.QueryAsync()).Name.Trim().Length != 0, "the name is empty"));
+        Claims(list);
         list.MustBare("configuration-described", "it is all the help that an operator has", "describe each key", async w =>
         {
             PluginInfo info = await w.Plugin.QueryAsync();
@@ -140,6 +122,29 @@ internal static class PluginChecks
         }
 
         return list.All;
+    }
+
+    private static void Claims(CheckList list)
+    {
+        list.MustBare("features-known", "an unknown feature is dropped, and with it what you meant", "use the names of section 3.6",
+            async w =>
+        {
+            string[] unknown = [.. (await w.Plugin.QueryAsync()).Features.Except(KnownFeatures)];
+            Seen.That(unknown.Length == 0, $"unknown: {string.Join(", ", unknown)}");
+        });
+        list.MustBare("features-needed", "a disk that cannot be made, used and taken away is none", "claim what you have", async w =>
+        {
+            PluginInfo info = await w.Plugin.QueryAsync();
+            string[] needed = ["VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH"];
+            Seen.That(needed.All(info.Has), $"not claimed: {string.Join(", ", needed.Where(f => !info.Has(f)))}");
+        });
+        list.MustBare("activate-pairs", "what can be activated must be deactivated", "claim both", async w =>
+        {
+            PluginInfo info = await w.Plugin.QueryAsync();
+            Seen.That(info.Has("VDI_ACTIVATE") == info.Has("VDI_DEACTIVATE"), "only one of VDI_ACTIVATE and VDI_DEACTIVATE is claimed");
+        });
+        list.MustBare("name", "operators see it", "give it a name", async w =>
+            Seen.That((await w.Plugin.QueryAsync()).Name.Trim().Length != 0, "the name is empty"));
     }
 
     private static IEnumerable<string> Programs(RunOptions options) => options.IsV1

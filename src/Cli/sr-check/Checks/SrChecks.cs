@@ -54,6 +54,12 @@ internal static class SrChecks
             IReadOnlyList<int> left = await w.ProcessesAsync();
             Seen.That(left.Count == 0, $"still running: {string.Join(", ", left.Select(MarkedProcesses.NameOf))}");
         });
+        Destroyed(list);
+        return list.All;
+    }
+
+    private static void Destroyed(CheckList list)
+    {
         list.MustAlone("destroy.not-empty", "an SR with disks must not be destroyed", "refuse with 39 (SRNotEmpty)", async static w =>
         {
             Volume volume = await w.VolumeAsync();
@@ -87,7 +93,6 @@ internal static class SrChecks
             Seen.Equal((before.Name, before.Description, before.VirtualSizeBytes), (after.Name, after.Description, after.VirtualSizeBytes),
                 "the disk");
         });
-        return list.All;
     }
 
     private static IReadOnlyList<Check> Space(bool isV1)
@@ -157,6 +162,12 @@ internal static class SrChecks
             Seen.Equal((made.Uuid, made.Name, made.Description, made.VirtualSizeBytes, made.Reference),
                 (listed.Uuid, listed.Name, listed.Description, listed.VirtualSizeBytes, listed.Reference), "the listed disk");
         });
+        Unwell(list);
+        return list.All;
+    }
+
+    private static void Unwell(CheckList list)
+    {
         list.MustAlone("scan.foreign-file", "a file that is not yours is not an error", "ignore what is not a disk of yours",
             async static w =>
         {
@@ -194,7 +205,6 @@ internal static class SrChecks
                 // To refuse is right too.
             }
         });
-        return list.All;
     }
 
     private static IReadOnlyList<Check> Side(bool isV1)
@@ -236,33 +246,7 @@ internal static class SrChecks
         });
         if (isV1)
         {
-            list.MustAlone("database.numbers", "xapi knows an SR's size only by your call-backs",
-                "SR.set_physical_size and the other two in scan", async static w =>
-            {
-                await w.V1.ScanSrAsync();
-                string[] missing = [.. new[] { "SR.set_virtual_allocation", "SR.set_physical_size",
-                    "SR.set_physical_utilisation" }.Except(w.V1.Toolstack.Log)];
-                Seen.That(missing.Length == 0, $"a scan does not call {string.Join(", ", missing)}");
-            });
-            list.MustAlone("database.reintroduces", "a disk whose record was lost comes back by a scan", "VDI.db_introduce what is new",
-                async static w =>
-            {
-                Volume volume = await w.VolumeAsync();
-                w.V1.Tables.ForgetVolumes();
-                Volume? back = (await w.Plugin.ScanAsync()).FirstOrDefault(v => v.Key == volume.Key);
-                Seen.That(back is not null, "the scan does not introduce a disk that the database does not know");
-                Seen.Equal((volume.Uuid, volume.VirtualSizeBytes), (back!.Uuid, back.VirtualSizeBytes),
-                    "the disk that was introduced again");
-            });
-            list.MustAlone("database.forgets", "a record without a disk is a disk that cannot be started", "VDI.db_forget what is gone",
-                async static w =>
-            {
-                w.NeedsStore();
-                Volume volume = await w.VolumeAsync();
-                foreach (string file in Directory.GetFiles(w.Place.StoreFolder, $"*{volume.Key}*"))
-                    File.Delete(file);
-                Seen.That(!await w.IsListedAsync(volume), "the scan keeps the record of a disk whose file is gone");
-            });
+            Database(list);
             return list.All;
         }
 
@@ -274,6 +258,37 @@ internal static class SrChecks
         list.MustAlone("set-description", "an operator describes it", "keep the new text", static w =>
             w.V3.SetSrTextAsync("SR.set_description", "new_description", "described"), "SR_SET_DESCRIPTION");
         return list.All;
+    }
+
+    private static void Database(CheckList list)
+    {
+        list.MustAlone("database.numbers", "xapi knows an SR's size only by your call-backs",
+            "SR.set_physical_size and the other two in scan", async static w =>
+        {
+            await w.V1.ScanSrAsync();
+            string[] missing = [.. new[] { "SR.set_virtual_allocation", "SR.set_physical_size",
+                "SR.set_physical_utilisation" }.Except(w.V1.Toolstack.Log)];
+            Seen.That(missing.Length == 0, $"a scan does not call {string.Join(", ", missing)}");
+        });
+        list.MustAlone("database.reintroduces", "a disk whose record was lost comes back by a scan", "VDI.db_introduce what is new",
+            async static w =>
+        {
+            Volume volume = await w.VolumeAsync();
+            w.V1.Tables.ForgetVolumes();
+            Volume? back = (await w.Plugin.ScanAsync()).FirstOrDefault(v => v.Key == volume.Key);
+            Seen.That(back is not null, "the scan does not introduce a disk that the database does not know");
+            Seen.Equal((volume.Uuid, volume.VirtualSizeBytes), (back!.Uuid, back.VirtualSizeBytes),
+                "the disk that was introduced again");
+        });
+        list.MustAlone("database.forgets", "a record without a disk is a disk that cannot be started", "VDI.db_forget what is gone",
+            async static w =>
+        {
+            w.NeedsStore();
+            Volume volume = await w.VolumeAsync();
+            foreach (string file in Directory.GetFiles(w.Place.StoreFolder, $"*{volume.Key}*"))
+                File.Delete(file);
+            Seen.That(!await w.IsListedAsync(volume), "the scan keeps the record of a disk whose file is gone");
+        });
     }
 
     private static string NameOf(World w) => w.Plugin.IsV1 ? w.Plugin.SrUuid : w.V3.Sr;
