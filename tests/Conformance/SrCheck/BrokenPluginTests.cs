@@ -58,8 +58,12 @@ internal static class Kit
 
     public static Task<RunResult> RunAsync(TemporaryDirectory folder, string plugin, bool isV1, string[] only, TimeSpan deadline)
     {
-        RunOptions options = new(isV1, plugin, folder.File("datapath"), folder.Path) { Only = only, Deadline = deadline,
-            Level = Level.Bronze };
+        RunOptions options = new(isV1, plugin, folder.File("datapath"), folder.Path)
+        {
+            Only = only,
+            Deadline = deadline,
+            Level = Level.Bronze
+        };
         return new Runner(options, static (_, _) => { }).RunAsync(Catalog.Chosen(options), CancellationToken.None);
     }
 }

@@ -28,8 +28,11 @@ internal static class ErrorChecks
         list.MustAlone("no-secrets", "an error ends in logs and in bug reports", "never print device_config", async static w =>
         {
             const string secret = "hunter2-sr-check";
-            w.Plugin.Configuration = new Dictionary<string, string>(w.Plugin.Configuration) { ["cifspassword"] = secret,
-                ["chapPassword"] = secret };
+            w.Plugin.Configuration = new Dictionary<string, string>(w.Plugin.Configuration)
+            {
+                ["cifspassword"] = secret,
+                ["chapPassword"] = secret
+            };
             await World.AnsweredAsync(() => w.Plugin.DestroyAsync(w.Plugin.Unknown()));
             await World.AnsweredAsync(() => w.Plugin.AttachSrAsync());
             await World.AnsweredAsync(() => w.Plugin.CreateSrAsync());

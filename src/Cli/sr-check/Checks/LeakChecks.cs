@@ -57,8 +57,12 @@ internal static class LeakChecks
         {
             string tmp = Path.Combine(w.Place.Folder, "tmp");
             Directory.CreateDirectory(tmp);
-            w.Plugin.Process.Settings = w.Plugin.Process.Settings with { ExtraEnvironment = new Dictionary<string,
-                string> { ["TMPDIR"] = tmp } };
+            w.Plugin.Process.Settings = w.Plugin.Process.Settings with
+            {
+                ExtraEnvironment = new Dictionary<string,
+                string>
+                { ["TMPDIR"] = tmp }
+            };
             await LiveAsync(w);
             string[] left =
                 [.. Directory.GetFileSystemEntries(tmp).Select(static f => Path.GetFileName(f)!).Where(static f => !IsRuntimes(f))];
@@ -97,8 +101,11 @@ internal static class LeakChecks
     }
 
     private static string[] FilesOf(World w) =>
-        Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true,
-            AttributesToSkip = 0 });
+        Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions
+        {
+            RecurseSubdirectories = true,
+            AttributesToSkip = 0
+        });
 
     private static IEnumerable<string> DescriptorsOf(int processId)
     {

@@ -110,7 +110,10 @@ internal static class SoakChecks
     }
 
     private static int CountFiles(World w) => w.Place.HasStore
-        ? Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions { RecurseSubdirectories = true,
-            AttributesToSkip = 0 }).Length
+        ? Directory.GetFileSystemEntries(w.Place.StoreFolder, "*", new EnumerationOptions
+        {
+            RecurseSubdirectories = true,
+            AttributesToSkip = 0
+        }).Length
         : 0;
 }

@@ -108,7 +108,7 @@ internal static class VdiChecks
         CheckList list = new("vdi", Level.Bronze, isV1 ? "3.1, 3.8" : "5.4");
         (string Name, string Text)[] names =
         [
-            ("empty", ""), ("markup", "<vdi>&amp; \"quoted\" 'too'</vdi>"), ("unicode", "Größe 数据 диск 💾"), 
+            ("empty", ""), ("markup", "<vdi>&amp; \"quoted\" 'too'</vdi>"), ("unicode", "Größe 数据 диск 💾"),
             ("long", new string('n', 4000)), ("path", "../../../etc/passwd"), ("lines", "first\nsecond\ttabbed"), ("percent",
                 "100%s %n %d"),
         ];
