@@ -17,11 +17,14 @@ public sealed class DiskTap
         this.toolsFolder = toolsFolder;
     }
 
-    /// <summary>As the environment says: BLKTAP_CONTROL_DIRECTORY, and the tapdisk beside this program or else the first in PATH.</summary>
+    /// <summary>
+    /// As the environment says: BLKTAP_CONTROL_DIRECTORY, and the first tapdisk in PATH (the toolstack puts its own tools first there)
+    /// or else the one beside this program.
+    /// </summary>
     public static DiskTap FromEnvironment()
     {
         string? directory = Environment.GetEnvironmentVariable("BLKTAP_CONTROL_DIRECTORY");
-        IEnumerable<string> folders = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Prepend(AppContext.BaseDirectory);
+        IEnumerable<string> folders = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Append(AppContext.BaseDirectory);
         string tools = folders.FirstOrDefault(static f => f.Length != 0 && File.Exists(Path.Combine(f, "tapdisk")))
             ?? AppContext.BaseDirectory;
         return new DiskTap(string.IsNullOrEmpty(directory) ? TapControl.DefaultDirectory : directory, tools);

@@ -26,6 +26,8 @@ public class ReferenceRules
         ["vhd-util"] = ["Vhd", "Nbd", "Platform"],
         ["sr-gc"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"], // The collector that the drivers start.
         ["tap-ctl"] = ["StorageAccess", "Platform"],
+        // SmapiV1Adapter: the calls in the form in which the daemon issues them.
+        ["sr-check"] = ["SmapiV1Adapter", "StorageAccess", "Nbd", "Platform"],
         ["VhdFolder"] = ["Vhd", "StorageAccess", "Platform"],
         ["FileVhdSR"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],
         ["vhdfile"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"],
