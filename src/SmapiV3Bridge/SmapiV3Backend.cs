@@ -7,7 +7,7 @@ using StorageAccess.Wire;
 
 namespace SmapiV3Bridge;
 
-public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, StorageState state, TimeProvider time) : IStorageBackend
+public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, StorageState state, TimeProvider time) : IStorageBackend
 {
     private const string SrString = "smapiv3.sr";
     private const int UnreachableRetries = 3;
@@ -69,16 +69,14 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
     public async Task<SrInfo> SrStatAsync(string dbg, SrId sr, CancellationToken cancellationToken)
     {
         JsonNode? answer = await plugin.Scripts.RunAsync("SR.stat", OnSr(dbg, sr), cancellationToken);
-        return Shaped("SR.stat", answer, a =>
-        {
-            JsonObject stat = a as JsonObject ?? throw new RpcFormatException("an SR must be a dict");
-            JsonNode? health = StorageWire.Find(stat, "health");
-            return new SrInfo(
-                StorageWire.Text(stat, "uuid", sr.Value), StorageWire.Text(stat, "name", ""), StorageWire.Text(stat, "description", ""),
-                StorageWire.Number(stat, "total_space"), StorageWire.Number(stat, "free_space"), StorageWire.Flag(stat, "clustered", false),
-                health is JsonArray { Count: > 0 } variant ? StorageWire.TextOf(variant[0]) : "Healthy");
-        });
+        return Shaped(
+            "SR.stat", answer, a => ReadStat(a as JsonObject ?? throw new RpcFormatException("an SR must be a dict"), sr.Value));
     }
+
+    private static SrInfo ReadStat(JsonObject stat, string uuid) => new(
+        StorageWire.Text(stat, "uuid", uuid), StorageWire.Text(stat, "name", ""), StorageWire.Text(stat, "description", ""),
+        StorageWire.Number(stat, "total_space"), StorageWire.Number(stat, "free_space"), StorageWire.Flag(stat, "clustered", false),
+        StorageWire.Find(stat, "health") is JsonArray { Count: > 0 } variant ? StorageWire.TextOf(variant[0]) : "Healthy");
 
     public async Task<VdiInfo> VdiCreateAsync(string dbg, SrId sr, VdiInfo request, CancellationToken cancellationToken)
     {
@@ -183,6 +181,8 @@ public sealed class SmapiV3Backend(VolumePlugin plugin, StoragePlugins plugins, 
         string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, CancellationToken cancellationToken)
     {
         Volume volume = await StatAsync(dbg, sr, vdi, cancellationToken);
+        if (volume.Keys.TryGetValue(Volume.CloneOnBootKey, out string? clone))
+            volume = await StatAsync(dbg, sr, new VdiId(clone), cancellationToken);
         foreach (string uri in volume.Uris)
         {
             if (plugins.DatapathOf(uri) is { } scripts)

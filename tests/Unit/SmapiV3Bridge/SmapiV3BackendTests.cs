@@ -224,6 +224,75 @@ public sealed class SmapiV3BackendTests : IDisposable
             (await Assert.ThrowsAsync<StorageException>(() => backend.VdiCloneAsync("t", Sr, new VdiInfo { Vdi = Vdi }, None))).Code);
     }
 
+    [Fact]
+    public async Task Names_content_settings_and_tags_become_the_fields_scripts_and_keys()
+    {
+        foreach (string name in (string[])["set_name", "set_description", "set", "unset", "compose", "revert"])
+            Script($"volume/org.xen.xapi.storage.fake/Volume.{name}", "null");
+        SmapiV3Backend backend = await BackendAsync();
+        await backend.VdiSetNameLabelAsync("t", Sr, Vdi, "new", None);
+        await backend.VdiSetNameDescriptionAsync("t", Sr, Vdi, "words", None);
+        await backend.VdiSetContentIdAsync("t", Sr, Vdi, "c", None);
+        await backend.VdiSetSmConfigAsync("t", Sr, Vdi, "a", "b", None);
+        await backend.VdiSetSmConfigAsync("t", Sr, Vdi, "a", null, None);
+        await backend.VdiTagAsync("t", Sr, Vdi, "gold", true, None);
+        await backend.VdiTagAsync("t", Sr, Vdi, "gold", false, None);
+        await backend.VdiComposeAsync("t", Sr, new VdiId("parent"), Vdi, None);
+        await backend.VdiRevertAsync("t", Sr, new VdiInfo { Vdi = new VdiId("snap"), SnapshotOf = "k" }, None);
+        Assert.Equal("new", Assert.Single(Sent("Volume.set_name"))["new_name"]!.ToString());
+        Assert.Equal("words", Assert.Single(Sent("Volume.set_description"))["new_description"]!.ToString());
+        Assert.Equal(["content_id=c", "_sm_config_a=b", "tagsgold=gold"], Sent("Volume.set").Select(static r => $"{r["k"]}={r["v"]}"));
+        Assert.Equal(["_sm_config_a", "tagsgold"], Sent("Volume.unset").Select(static r => r["k"]!.ToString()));
+        Assert.Equal("k parent", Assert.Single(Sent("Volume.compose")) is { } c ? $"{c["key"]} {c["key2"]}" : "");
+        Assert.Equal("k snap", Assert.Single(Sent("Volume.revert")) is { } r ? $"{r["key"]} {r["snapshot"]}" : "");
+        Assert.Equal("VDI.enable_cbt", Assert.Single((await Assert.ThrowsAsync<StorageException>(() => backend.VdiEnableCbtAsync("t", Sr, Vdi, None))).Parameters));
+    }
+
+    [Fact]
+    public async Task A_key_that_is_there_is_not_replaced()
+    {
+        Script("volume/org.xen.xapi.storage.fake/Volume.set", "null");
+        Script("volume/org.xen.xapi.storage.fake/Volume.stat", Volume.Replace("\"vdi-type\"", "\"_sm_config_a\"", StringComparison.Ordinal));
+        SmapiV3Backend backend = await BackendAsync();
+        Assert.Equal(
+            "Duplicated_key", (await Assert.ThrowsAsync<StorageException>(() => backend.VdiSetSmConfigAsync("t", Sr, Vdi, "a", "b", None))).Tag);
+        Assert.Empty(Sent("Volume.set"));
+    }
+
+    [Fact]
+    public async Task An_epoch_that_forgets_is_served_by_a_clone_that_goes_at_its_end()
+    {
+        foreach (string name in (string[])["set", "unset", "destroy"])
+            Script($"volume/org.xen.xapi.storage.fake/Volume.{name}", "null");
+        Script("volume/org.xen.xapi.storage.fake/Volume.clone", Volume.Replace("\"k\"", "\"clone\"", StringComparison.Ordinal));
+        SmapiV3Backend backend = await BackendAsync();
+        await backend.VdiEpochBeginAsync("t", Sr, Vdi, "7", persistent: false, None);
+        Assert.Equal("k clone-on-boot=clone", Assert.Single(Sent("Volume.set")) is { } set ? $"{set["key"]} {set["k"]}={set["v"]}" : "");
+
+        Script("volume/org.xen.xapi.storage.fake/Volume.stat", Volume.Replace("\"vdi-type\":\"system\"", "\"clone-on-boot\":\"clone\"", StringComparison.Ordinal));
+        await backend.VdiAttachAsync("t", Dp, Sr, Vdi, "7", VdiAccess.ReadWrite, None);
+        Assert.Equal("clone", Sent("Volume.stat")[^1]["key"]!.ToString());
+        await backend.VdiEpochEndAsync("t", Sr, Vdi, "7", None);
+        Assert.Equal("clone", Assert.Single(Sent("Volume.destroy"))["key"]!.ToString());
+        Assert.Equal("clone-on-boot", Assert.Single(Sent("Volume.unset"))["k"]!.ToString());
+    }
+
+    [Theory]
+    [InlineData("""[{"configuration":{"sr_uuid":"u","path":"/a"},"complete":true,"sr":{"name":"n","total_space":2,"free_space":1},"extra_info":{}}]""", 1)]
+    [InlineData("[]", 0)]
+    [InlineData("""[{"configuration":{"sr_uuid":"u"},"complete":false}]""", -1)]
+    [InlineData("""[{"configuration":{},"complete":true,"sr":{"total_space":2,"free_space":1}}]""", -1)]
+    public async Task A_probe_is_a_list_and_a_contradiction_in_it_is_no_answer(string answer, int found)
+    {
+        Script("volume/org.xen.xapi.storage.fake/SR.probe", answer);
+        SmapiV3Backend backend = await BackendAsync();
+        Task<ProbeResult> probing = backend.SrProbeAsync("t", new Dictionary<string, string>(), new Dictionary<string, string>(), None);
+        if (found < 0)
+            Assert.Equal("SCRIPT_FAILED", (await Assert.ThrowsAsync<StorageException>(() => probing)).Code);
+        else
+            Assert.Equal(found, Assert.IsType<ProbeList>(await probing).Found.Count);
+    }
+
     private void Script(string path, string answer)
     {
         string name = Path.GetFileName(path);
