@@ -67,7 +67,7 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
         long mebibytes = servers.WrittenBytes >> 20;
         yield return new Race(
             $"push W1 over TLS ({mebibytes} MiB), its server in this process",
-            [new("push", push), new("bare SslStream", $"{Environment.ProcessPath} {Environment.GetCommandLineArgs()[0]} send {servers.BarePort} {mebibytes} {servers.Fingerprint}")],
+            [new("push", push), new("bare SslStream", $"{Self} send {servers.BarePort} {mebibytes} {servers.Fingerprint}")],
             [new("push", "bare SslStream", 1 / 0.9)]);
     }
 
@@ -244,6 +244,10 @@ internal sealed class Benches(Workloads workloads, string folder, string vhdUtil
             [new("layer, in place", "dd of the file in place", 0.12)],
             new Payload("layer, in place", workloads.W3PayloadMiB, 1.02));
     }
+
+    /// <summary>How this program is run again: by its own name, or by the runtime's with its own behind it.</summary>
+    private static string Self =>
+        Path.GetFileName(Environment.ProcessPath!) == "dotnet" ? $"{Environment.ProcessPath} {Environment.GetCommandLineArgs()[0]}" : Environment.ProcessPath!;
 
     /// <returns>Milliseconds to open an image and to walk over everything it has.</returns>
     private static async Task<double> PlanAsync(string image)

@@ -100,6 +100,12 @@ public sealed class StoragePlugins
     private async Task<(ScriptFolder Scripts, QueryResult Query)?> AskAsync(
         string folder, ScriptSettings settings, CancellationToken cancellationToken)
     {
+        if (WritableByAll(folder) is { } open)
+        {
+            rejected.Add(new RejectedPlugin(folder, $"everybody may write to {open}, and it would run as us"));
+            return null;
+        }
+
         try
         {
             ScriptFolder scripts = new(folder, settings);
@@ -112,6 +118,23 @@ public sealed class StoragePlugins
         catch (Exception e) when (e is StorageException or IOException or UnauthorizedAccessException)
         {
             rejected.Add(new RejectedPlugin(folder, $"Plugin.Query failed: {e.Message}"));
+        }
+
+        return null;
+    }
+
+    /// <summary>The folder itself counts: who may write there may replace a script.</summary>
+    private static string? WritableByAll(string folder)
+    {
+        const UnixFileMode sticky = UnixFileMode.StickyBit;
+        foreach (string path in Directory.GetFiles(folder).Prepend(folder))
+        {
+            string target = File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path;
+            if (!Path.Exists(target))
+                continue; // A link to nothing fails when it is called, and says so.
+            UnixFileMode mode = File.GetUnixFileMode(target);
+            if ((mode & UnixFileMode.OtherWrite) != 0 && (mode & sticky) == 0)
+                return path;
         }
 
         return null;

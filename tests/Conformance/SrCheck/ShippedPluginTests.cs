@@ -27,7 +27,7 @@ public sealed class ShippedPluginTests
         string[] volume =
         [
             "Plugin.Query", "SR.probe", "SR.create", "SR.attach", "SR.detach", "SR.destroy", "SR.stat", "SR.ls", "SR.set_name",
-            "SR.set_description", "Volume.create", "Volume.snapshot", "Volume.clone", "Volume.destroy", "Volume.stat", "Volume.set",
+            "SR.set_description", "Volume.create", "Volume.snapshot", "Volume.clone", "Volume.resize", "Volume.destroy", "Volume.stat", "Volume.set",
             "Volume.unset", "Volume.set_name", "Volume.set_description",
         ];
         string[] datapath =

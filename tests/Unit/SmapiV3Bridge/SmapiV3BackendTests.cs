@@ -248,6 +248,19 @@ public sealed class SmapiV3BackendTests : IDisposable
         Assert.Equal("VDI.enable_cbt", Assert.Single((await Assert.ThrowsAsync<StorageException>(() => backend.VdiEnableCbtAsync("t", Sr, Vdi, None))).Parameters));
     }
 
+    [Theory]
+    [InlineData("Volume.stat")]
+    [InlineData(".")]
+    public async Task A_plugin_that_everybody_may_write_to_is_refused_before_it_runs(string open)
+    {
+        string path = folder.File(Path.Combine("volume/org.xen.xapi.storage.fake", open));
+        File.SetUnixFileMode(path, File.GetUnixFileMode(path) | UnixFileMode.OtherWrite);
+        StoragePlugins plugins = await DiscoverAsync();
+        Assert.Empty(plugins.Volumes);
+        Assert.Contains("everybody may write", Assert.Single(plugins.Rejected).Reason, StringComparison.Ordinal);
+        Assert.Single(Sent()); // The datapath plugin was asked, this one was not.
+    }
+
     [Fact]
     public async Task A_key_that_is_there_is_not_replaced()
     {
