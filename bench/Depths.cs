@@ -50,6 +50,8 @@ internal sealed class Depths(Tapdisks tapdisks, Workloads workloads, int rounds,
         Report($"peak memory with a chain of {Depth}", Tapdisks.PeakMiB(deep.ProcessId), null, "MiB", measured);
         tapdisks.Stop(deep);
         tapdisks.Stop(flat);
+        foreach (string image in Directory.GetFiles(Path.GetDirectoryName(images.Leaf)!, "deep-*.vhd").Append(flat.Image))
+            File.Delete(image); // Room for the further disks.
     }
 
     private async Task FurtherAsync(JsonObject measured, bool isSmall)
