@@ -8,7 +8,6 @@ namespace Platform;
 /// </summary>
 public sealed class SqliteFile : IDisposable
 {
-    private const int Made = 1;
     private readonly SqliteConnection connection;
     private readonly Lock gate = new();
 
@@ -29,8 +28,8 @@ public sealed class SqliteFile : IDisposable
             SqliteFile file = new(connection);
             // EXCLUSIVE keeps a second daemon off the same state folder.
             file.Execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=2000;");
-            // A file cut inside its first page is a new, empty database to SQLite: the version that Create wrote tells it from one.
-            if (file.Query("PRAGMA user_version", static row => row.GetInt32(0))[0] != Made
+            // A file cut inside its first page is a new, empty database to SQLite; one that Create made has its tables.
+            if (file.Query("SELECT count(*) FROM sqlite_master", static row => row.GetInt64(0))[0] == 0
                 || file.Query("PRAGMA quick_check(1)", static row => row.GetString(0))[0] != "ok")
                 throw Damaged(path);
             file.Execute(schema);
@@ -71,7 +70,7 @@ public sealed class SqliteFile : IDisposable
             {
                 connection.Open();
                 using SqliteFile file = new(connection);
-                file.Execute($"PRAGMA synchronous=FULL; PRAGMA user_version={Made};" + schema);
+                file.Execute("PRAGMA synchronous=FULL;" + schema);
             }
 
             File.Move(made, path, overwrite: false);

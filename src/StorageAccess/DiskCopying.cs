@@ -1,6 +1,7 @@
 // DATA.copy: a VDI of one SR becomes a new VDI of another SR of this host, whatever serves the two (research/storage.md 1.5, 7.7). Between
 // pools it is the migration saga that copies, with a mirror and digests (VM.migrate_send); this is the call of clients that copy a disk at rest.
 using System.Text.Json.Nodes;
+using Platform;
 
 namespace StorageAccess;
 
@@ -42,11 +43,25 @@ internal sealed class DiskCopying(StorageLayer layer, StorageTasks tasks, IDiskC
             await DownAsync(dbg, from, to);
             return new JsonArray("Vdi_info", StorageWire.Write(await layer.VdiStatAsync(dbg, destination, made.Vdi, cancellationToken)));
         }
-        catch
+        catch (Exception e) when (e is not InvariantException)
         {
-            await DownAsync(dbg, from, to);
-            await layer.VdiDestroyAsync(dbg, destination, made.Vdi, CancellationToken.None);
+            await UndoAsync(dbg, destination, made.Vdi, e, from, to);
             throw;
+        }
+    }
+
+    /// <summary>What could not be undone is told with what went wrong first.</summary>
+    private async Task UndoAsync(string dbg, SrId destination, VdiId made, Exception why, params DatapathId[] datapaths)
+    {
+        try
+        {
+            await DownAsync(dbg, datapaths);
+            await layer.VdiDestroyAsync(dbg, destination, made, CancellationToken.None);
+        }
+        catch (StorageException left)
+        {
+            throw StorageException.Migration(
+                "Migration_mirror_copy_failure", $"{why.Message}; and the new VDI {made} of SR {destination} is still there: {left.Message}");
         }
     }
 

@@ -26,12 +26,16 @@ public sealed class StorageTasks(StorageUpdates updates, TimeProvider time) : IA
                 throw StorageException.Internal($"{RunningLimit} storage tasks run already; wait for one of them");
             foreach (Entry old in entries.Values.Where(static e => e.State is not Pending).OrderBy(static e => e.Number)
                 .Take(Math.Max(0, entries.Count - KeptLimit)).ToList())
+            {
                 entries.Remove(old.Id);
+                old.Cancel.Dispose();
+            }
+
             entry = new Entry(++last, dbg, time.GetUtcNow());
             entries.Add(entry.Id, entry);
+            entry.Running = RunAsync(entry, work);
         }
 
-        entry.Running = RunAsync(entry, work);
         return entry.Id;
     }
 

@@ -22,22 +22,37 @@ public sealed class NbdDiskCopier : IDiskCopier
                 "Migration_mirror_copy_failure", $"the new disk has {destination.LengthBytes} bytes, the source {source.LengthBytes}");
         try
         {
-            using SemaphoreSlim window = new(PiecesInFlight);
-            List<Task> pieces = [];
-            await foreach ((long at, int length) in PiecesAsync(source, cancellationToken))
-            {
-                await window.WaitAsync(cancellationToken);
-                pieces.RemoveAll(static piece => piece.IsCompletedSuccessfully);
-                pieces.Add(CopyPieceAsync(source, destination, at, length, window, cancellationToken));
-                progress.Report((double)at / source.LengthBytes);
-            }
-
-            await Task.WhenAll(pieces);
+            await CopyAsync(source, destination, progress, cancellationToken);
             await destination.FlushAsync(cancellationToken);
         }
         catch (BlockIoException e)
         {
             throw StorageException.Migration("Migration_mirror_copy_failure", e.Message);
+        }
+    }
+
+    private static async Task CopyAsync(
+        NbdClient source, NbdClient destination, IProgress<double> progress, CancellationToken cancellationToken)
+    {
+        List<Task> pieces = [];
+        try
+        {
+            await foreach ((long at, int length) in PiecesAsync(source, cancellationToken))
+            {
+                if (pieces.Count == PiecesInFlight)
+                {
+                    Task first = await Task.WhenAny(pieces);
+                    pieces.Remove(first);
+                    await first;
+                }
+
+                pieces.Add(CopyPieceAsync(source, destination, at, length, cancellationToken));
+                progress.Report((double)at / source.LengthBytes);
+            }
+        }
+        finally
+        {
+            await Task.WhenAll(pieces); // Also when one has failed: the connections go next.
         }
     }
 
@@ -66,18 +81,11 @@ public sealed class NbdDiskCopier : IDiskCopier
     }
 
     private static async Task CopyPieceAsync(
-        NbdClient source, NbdClient destination, long at, int length, SemaphoreSlim window, CancellationToken cancellationToken)
+        NbdClient source, NbdClient destination, long at, int length, CancellationToken cancellationToken)
     {
-        try
-        {
-            byte[] piece = new byte[length];
-            await source.ReadAsync(at, piece, cancellationToken);
-            if (piece.AsSpan().ContainsAnyExcept((byte)0))
-                await destination.WriteAsync(at, piece, WriteFlags.None, cancellationToken);
-        }
-        finally
-        {
-            window.Release();
-        }
+        byte[] piece = new byte[length];
+        await source.ReadAsync(at, piece, cancellationToken);
+        if (piece.AsSpan().ContainsAnyExcept((byte)0))
+            await destination.WriteAsync(at, piece, WriteFlags.None, cancellationToken);
     }
 }
