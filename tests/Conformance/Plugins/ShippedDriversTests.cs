@@ -1,11 +1,13 @@
 // The drivers that we ship, run as an integrator's would be: their executables, under the storage access layer and the adapter, with a real
 // tapdisk, judged by qemu-io and qemu-img. One life of an SR for both APIs.
+using System.Text.Json.Nodes;
 using Platform;
 using SmapiV1Adapter;
 using SmapiV3Bridge;
 using StorageAccess;
 using StorageAccess.Tap;
 using Support;
+using Xapi.Storage;
 
 namespace Conformance.PluginsTests;
 
@@ -175,6 +177,46 @@ public sealed class ShippedDriversTests : IAsyncLifetime
 
         async Task<string> RefusalAsync(long sizeBytes) =>
             (await Assert.ThrowsAsync<StorageException>(() => layer.VdiResizeAsync("t", sr, disk.Vdi, sizeBytes, None))).Code;
+    }
+
+    [SkippableTheory]
+    [InlineData("filevhd")]
+    [InlineData("vhdfile")]
+    public async Task DATA_copy_makes_a_disk_that_reads_the_same_and_holds_no_zeros(string type)
+    {
+        await StartAsync(type);
+        VdiInfo disk = await DiskAsync();
+        string socket = await UpAsync("a", disk.Vdi);
+        await QemuIoAsync(socket, disk.Vdi, "write -P 0x11 0 1M", "write -P 0x22 3000k 4k", "write -P 0 4M 2M", "write -P 0x33 8188k 4k");
+        Assert.True(Posix.IsSocket(layer.NbdSocketOf(sr, disk.Vdi, new DatapathId("a"), isPassing: false)));
+        Assert.True(Posix.IsSocket(layer.NbdSocketOf(sr, disk.Vdi, new DatapathId("a"), isPassing: true)));
+        await DownAsync("a", disk.Vdi);
+
+        await using StorageTasks tasks = new(layer.Updates, TimeProvider.System);
+        StorageServer server = new(layer, tasks, new NbdDiskCopier());
+        JsonNode started = await CallAsync("DATA.copy", new JsonObject
+        {
+            ["dbg"] = "t", ["sr"] = sr.Value, ["vdi"] = disk.Vdi.Value, ["vm"] = "0", ["url"] = "", ["dest"] = sr.Value, ["verify_dest"] = false,
+        });
+        string token = "";
+        JsonNode state;
+        while ((string)(state = (await CallAsync("TASK.stat", new JsonObject { ["task"] = started.DeepClone() }))["state"]!)[0]! == "Pending")
+            token = (string)(await CallAsync("UPDATES.get", new JsonObject { ["from"] = token, ["timeout"] = 5 }))[1]!;
+        Assert.True((string)state[0]! == "Completed", state.ToJsonString());
+
+        string made = Path.Combine(SrFolder, $"{(string)state[1]!["result"]![1]!["vdi"]!}.vhd"), source = Path.Combine(SrFolder, $"{disk.Vdi}.vhd");
+        ChildResult compared = await Tool.RunAsync("qemu-img", "compare", "-f", "vpc", "-F", "vpc", source, made);
+        Assert.True(compared.ExitCode == 0, compared.StandardOutput);
+        Assert.True(new FileInfo(made).Length < new FileInfo(source).Length, "the zeros were written again");
+        Assert.Empty(layer.Datapaths());
+
+        async Task<JsonNode> CallAsync(string call, JsonObject parameters)
+        {
+            JsonObject request = new() { ["method"] = call, ["params"] = new JsonArray(parameters), ["id"] = 1 };
+            JsonNode answer = JsonNode.Parse(await server.Dispatcher.HandleAsync(request.ToJsonString(), None))!;
+            Assert.True(answer["error"] is null, answer.ToJsonString());
+            return answer["result"]!;
+        }
     }
 
     private async Task StartAsync(string type)
