@@ -69,25 +69,13 @@ public static class CollectorProcess
                 return;
             // While the lock is held its holder lives, and wrote who it is.
             if (int.TryParse(FileLock.Read(path), NumberStyles.None, CultureInfo.InvariantCulture, out int processId)
-                && IsCollector(processId))
+                && ProcessTable.NameOf(processId).StartsWith(Program, StringComparison.Ordinal))
                 Posix.TryKill(processId, Terminate);
             await Task.Delay(Poll, cancellationToken);
         }
 
         throw new DriverException(
             DriverException.Unavailable, $"the collector of {folder} did not end within {StopLimit.TotalSeconds:0} s");
-    }
-
-    private static bool IsCollector(int processId)
-    {
-        try
-        {
-            return File.ReadAllText($"/proc/{processId}/comm").StartsWith(Program, StringComparison.Ordinal);
-        }
-        catch (IOException)
-        {
-            return false;
-        }
     }
 
     private static string ControlDirectory() =>

@@ -2,7 +2,6 @@
 // (setsid, of util-linux), so that what it started is found even when the parent in between has gone; who starts a session itself (a daemon)
 // is not ended.
 using System.Diagnostics;
-using System.Globalization;
 using System.Text;
 using CliWrap;
 
@@ -18,9 +17,6 @@ public static class ChildProcess
 {
     private const string SetSid = "/usr/bin/setsid";
     private const string SetSidFailed = "setsid: failed to execute";
-
-    /// <summary>A process may start another while its session is being ended; then the session is looked at again.</summary>
-    private const int KillRounds = 5;
 
     /// <summary>Runs a program to its end. Arguments are passed as they are, never through a shell, and never logged.</summary>
     /// <param name="environment">Added to the child's environment; a null value removes a variable.</param>
@@ -71,7 +67,7 @@ public static class ChildProcess
         CommandTask<CommandResult> running = command.ExecuteAsync(limit);
         int session = running.ProcessId;
         // At once: an orphan that holds the output open would make the wait below go on.
-        using CancellationTokenRegistration whenOver = limit.Register(() => KillSession(session));
+        using CancellationTokenRegistration whenOver = limit.Register(() => ProcessTable.KillSession(session));
         try
         {
             return await running;
@@ -79,38 +75,8 @@ public static class ChildProcess
         finally
         {
             if (limit.IsCancellationRequested)
-                KillSession(session);
+                ProcessTable.KillSession(session);
         }
-    }
-
-    private static void KillSession(int session)
-    {
-        for (int round = 0; round < KillRounds && MembersOf(session) is { Count: > 0 } members; round++)
-            members.ForEach(static processId => Posix.TryKill(processId, 9));
-    }
-
-    /// <summary>The living processes of a session: the sixth field of /proc/PID/stat, counted behind the name, which may hold anything.</summary>
-    private static List<int> MembersOf(int session)
-    {
-        List<int> members = [];
-        foreach (string folder in Directory.EnumerateDirectories("/proc"))
-        {
-            if (!int.TryParse(Path.GetFileName(folder), NumberStyles.None, CultureInfo.InvariantCulture, out int processId))
-                continue;
-            try
-            {
-                string stat = File.ReadAllText(Path.Combine(folder, "stat"));
-                string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-                if (fields[3] == session.ToString(CultureInfo.InvariantCulture) && fields[0] is not "Z" and not "X")
-                    members.Add(processId);
-            }
-            catch (IOException)
-            {
-                // It has ended meanwhile.
-            }
-        }
-
-        return members;
     }
 
     /// <summary>

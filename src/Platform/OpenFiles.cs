@@ -1,6 +1,4 @@
 // Which processes have files of a folder open, as /proc tells it. What belongs to other users is seen by root only.
-using System.Globalization;
-
 namespace Platform;
 
 public static class OpenFiles
@@ -10,22 +8,20 @@ public static class OpenFiles
     {
         string prefix = folder.TrimEnd('/') + "/";
         List<(string Path, int ProcessId, string ProcessName)> found = [];
-        foreach (string process in Directory.EnumerateDirectories("/proc"))
+        foreach (int processId in ProcessTable.Ids())
         {
-            if (!int.TryParse(Path.GetFileName(process), NumberStyles.None, CultureInfo.InvariantCulture, out int processId))
-                continue;
-            foreach (string path in OpenBy(process).Where(path => path.StartsWith(prefix, StringComparison.Ordinal)))
-                found.Add((path, processId, NameOf(process)));
+            foreach (string path in OpenBy(processId).Where(path => path.StartsWith(prefix, StringComparison.Ordinal)))
+                found.Add((path, processId, ProcessTable.NameOf(processId)));
         }
 
         return found;
     }
 
-    private static List<string> OpenBy(string process)
+    private static List<string> OpenBy(int processId)
     {
         try
         {
-            return [.. Directory.EnumerateFileSystemEntries(Path.Combine(process, "fd")).Select(TargetOf).OfType<string>()];
+            return [.. Directory.EnumerateFileSystemEntries($"/proc/{processId}/fd").Select(TargetOf).OfType<string>()];
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -42,18 +38,6 @@ public static class OpenFiles
         catch (IOException)
         {
             return null; // Closed since it was listed.
-        }
-    }
-
-    private static string NameOf(string process)
-    {
-        try
-        {
-            return File.ReadAllText(Path.Combine(process, "comm")).TrimEnd('\n');
-        }
-        catch (IOException)
-        {
-            return "?";
         }
     }
 }

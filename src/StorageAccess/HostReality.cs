@@ -3,6 +3,7 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Net.Sockets;
+using Platform;
 
 namespace StorageAccess;
 
@@ -70,19 +71,12 @@ public sealed class HostReality(string hostName) : IHostReality
         }
     }
 
-    private static string? NameOfPeer(Socket socket)
+    private static string NameOfPeer(Socket socket)
     {
         byte[] credentials = new byte[CredentialsBytes];
         socket.GetRawSocketOption(SocketLevel, PeerCredentials, credentials);
         int processId = BinaryPrimitives.ReadInt32LittleEndian(credentials);
-        try
-        {
-            return string.Create(CultureInfo.InvariantCulture, $"{File.ReadAllText($"/proc/{processId}/comm").Trim()}[{processId}]");
-        }
-        catch (IOException)
-        {
-            return null;
-        }
+        return string.Create(CultureInfo.InvariantCulture, $"{ProcessTable.NameOf(processId)}[{processId}]");
     }
 
     /// <summary><c>nbd:unix:SOCKET:exportname=NAME</c>, the field's spelling; null for anything else.</summary>

@@ -71,7 +71,7 @@ public sealed class ServedPools : IAsyncLifetime
         string endpoints = Path.Combine(pool.Folder, "state", "endpoints.json");
         int pid = (int)JsonNode.Parse(await File.ReadAllTextAsync(endpoints))!["pid"]!;
         Assert.True(Posix.TryKill(pid, Sigkill));
-        for (int tries = 0; IsAlive(pid); tries++)
+        for (int tries = 0; ProcessTable.IsAlive(pid); tries++)
         {
             Assert.True(tries < 1000, $"process {pid} outlives a SIGKILL"); // Until it is gone its lock on the state folder is held.
             await Task.Delay(10);
@@ -93,20 +93,6 @@ public sealed class ServedPools : IAsyncLifetime
         pool.Api.Dispose();
         pool = pool with { Http = http, Api = api };
         (A, B) = name == "A" ? (pool, B) : (A, pool);
-    }
-
-    /// <summary>A zombie has given everything back.</summary>
-    private static bool IsAlive(int pid)
-    {
-        try
-        {
-            string stat = File.ReadAllText($"/proc/{pid}/stat");
-            return stat[stat.LastIndexOf(')')..] is not [_, _, 'Z' or 'X', ..];
-        }
-        catch (IOException)
-        {
-            return false;
-        }
     }
 
     private async Task<ServedPool> ReadAsync()

@@ -1,8 +1,8 @@
 // kill -9 of the daemon at a random moment while its storage layer is at work, over and over: after each restart what it believes is what is
 // really attached, and no driver of the dead one runs on. STORAGE_KILLS says how often (300 for the record).
 using System.Globalization;
-using System.Text;
 using System.Text.Json.Nodes;
+using Platform;
 using StorageAccess;
 using StorageAccess.Tap;
 using StorageAccess.Wire;
@@ -110,27 +110,12 @@ public class StorageKillTests(ITestOutputHelper output)
     }
 
     /// <summary>Driver and plugin processes that carry the mark of the pool's daemon; nobody has called one since it started.</summary>
-    private static List<string> OrphanedCalls(ServedPool pool)
-    {
-        string mark = $"{StorageAccess.OrphanedCalls.Mark}={Path.Combine(pool.Folder, "state")}\0";
-        List<string> found = [];
-        foreach (string process in Directory.EnumerateDirectories("/proc").Where(static p => char.IsAsciiDigit(Path.GetFileName(p)[0])))
-        {
-            try
-            {
-                string command = File.ReadAllText(process + "/cmdline").Replace('\0', ' ');
-                bool isDriver = command.Contains("/sm/", StringComparison.Ordinal) || command.Contains("/storage-scripts/", StringComparison.Ordinal);
-                if (isDriver && Encoding.UTF8.GetString(File.ReadAllBytes(process + "/environ")).Contains(mark, StringComparison.Ordinal))
-                    found.Add(command[..Math.Min(command.Length, 120)]);
-            }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-            {
-                // It ended meanwhile.
-            }
-        }
-
-        return found;
-    }
+    private static List<string> OrphanedCalls(ServedPool pool) =>
+    [
+        .. ProcessTable.WithVariable(StorageAccess.OrphanedCalls.Mark, value => value == Path.Combine(pool.Folder, "state"))
+            .Select(static id => string.Join(' ', ProcessTable.CommandLineOf(id)))
+            .Where(static command => command.Contains("/sm/", StringComparison.Ordinal) || command.Contains("/storage-scripts/", StringComparison.Ordinal)),
+    ];
 
     /// <summary>One user of one disk, with two datapaths, who does anything in any order.</summary>
     private sealed class Worker(ServedPool pool, SrId sr, VdiId vdi, Random random)

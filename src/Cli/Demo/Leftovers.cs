@@ -1,4 +1,5 @@
 // What is there that a migration could leave behind, seen from outside: processes, sockets, files, and the pool's own lists.
+using Platform;
 using System.Text.Json.Nodes;
 using StorageAccess.Wire;
 
@@ -29,25 +30,11 @@ internal static class Leftovers
     /// <summary>Processes whose command line names the folder: the pool's daemons and its tapdisks.</summary>
     public static IEnumerable<(int Pid, string Command)> Processes(string folder)
     {
-        foreach (string entry in Directory.EnumerateDirectories("/proc"))
+        foreach (int pid in ProcessTable.Ids().Where(static id => id != Environment.ProcessId))
         {
-            if (!int.TryParse(Path.GetFileName(entry), out int pid) || pid == Environment.ProcessId)
-                continue;
-            string[] command = CommandLine(entry);
-            if (command.Length > 0 && command.Any(word => word.Contains(folder + "/", StringComparison.Ordinal)))
+            IReadOnlyList<string> command = ProcessTable.CommandLineOf(pid);
+            if (command.Any(word => word.Contains(folder + "/", StringComparison.Ordinal)))
                 yield return (pid, Path.GetFileName(command[0]));
-        }
-    }
-
-    private static string[] CommandLine(string entry)
-    {
-        try
-        {
-            return File.ReadAllText(Path.Combine(entry, "cmdline")).Split('\0', StringSplitOptions.RemoveEmptyEntries);
-        }
-        catch (IOException)
-        {
-            return []; // It ended while we looked.
         }
     }
 

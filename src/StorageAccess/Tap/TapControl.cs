@@ -444,20 +444,8 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     }
 
     // A process id may have been reused by something else since: only a tapdisk's own name keeps the sockets.
-    private static bool IsTapdisk(int processId)
-    {
-        try
-        {
-            // "pid (name) state …"; one that was killed and is not buried yet is in state Z.
-            string stat = File.ReadAllText($"/proc/{processId}/stat");
-            int nameEnd = stat.LastIndexOf(')');
-            return stat[..nameEnd].Contains("(tapdisk", StringComparison.Ordinal) && stat[nameEnd + 2] is not ('Z' or 'X');
-        }
-        catch (IOException)
-        {
-            return false;
-        }
-    }
+    private static bool IsTapdisk(int processId) =>
+        ProcessTable.IsAlive(processId) && ProcessTable.NameOf(processId).StartsWith("tapdisk", StringComparison.Ordinal);
 
     private void RemoveSocketsOf(int processId)
     {

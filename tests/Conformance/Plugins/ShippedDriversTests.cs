@@ -196,7 +196,13 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         StorageServer server = new(layer, tasks, new NbdDiskCopier());
         JsonNode started = await CallAsync("DATA.copy", new JsonObject
         {
-            ["dbg"] = "t", ["sr"] = sr.Value, ["vdi"] = disk.Vdi.Value, ["vm"] = "0", ["url"] = "", ["dest"] = sr.Value, ["verify_dest"] = false,
+            ["dbg"] = "t",
+            ["sr"] = sr.Value,
+            ["vdi"] = disk.Vdi.Value,
+            ["vm"] = "0",
+            ["url"] = "",
+            ["dest"] = sr.Value,
+            ["verify_dest"] = false,
         });
         string token = "";
         JsonNode state;
