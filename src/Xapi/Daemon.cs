@@ -30,6 +30,7 @@ public sealed class Daemon : IAsyncDisposable
     private readonly TimeProvider time;
     private HttpServer? server;
     private StorageHost? storage;
+    private StorageMessages? disks;
     private XenopsHost? xenops;
     private MigrationStore? migrations;
     private PeerEndpoint? peers;
@@ -87,7 +88,7 @@ public sealed class Daemon : IAsyncDisposable
             string unixPath = Path.Combine(options.RuntimeDirectory, "xapi");
             daemon.server = await HttpServer.StartAsync(
                 options, daemon.certificate, unixPath, rpc, daemon.AddRoutes, logging, cancellationToken);
-            await daemon.storage!.ReconcileAsync(cancellationToken);
+            await daemon.storage!.ReconcileAsync(daemon.disks!.ReplugAsync, cancellationToken);
             await daemon.peers!.RecoverAsync(cancellationToken);
             daemon.migration!.Recover();
             daemon.WriteEndpoints();
@@ -161,7 +162,7 @@ public sealed class Daemon : IAsyncDisposable
         migrations = new MigrationStore(Path.Combine(options.StateDirectory, "migrations.db"));
         VmOperations operations = new(Database);
         operations.Clear();
-        StorageMessages disks = new(storage, Database, Pool.Host);
+        disks = new StorageMessages(storage, Database, Pool.Host);
         VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
         string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(

@@ -1,5 +1,6 @@
 // "If anything dies, start it again": a daemon on either side is killed in the middle of the copy.
 using Demo;
+using Platform;
 using StorageAccess.Wire;
 
 namespace EndToEnd;
@@ -32,6 +33,32 @@ public class RestartTests
             await pools.A.Api.CallAsync("VM.migrate", None, vm, await TokenAsync(pools), true, RpcValue.Struct());
             string there = await pools.B.Api.ByNameAsync("VM", Journey.VmName, None);
             Assert.Equal("Running", await pools.B.Api.RefAsync("VM.get_power_state", None, there));
+        }
+        finally
+        {
+            await pools.DisposeAsync();
+        }
+    }
+
+    [Fact]
+    public async Task After_a_start_of_the_machine_the_SRs_are_plugged_again_and_disks_can_be_used()
+    {
+        ServedPools pools = new();
+        await pools.InitializeAsync();
+        try
+        {
+            string sr = await pools.B.Api.ByNameAsync("SR", Journey.StorageName, None);
+            string uuid = await pools.B.Api.RefAsync("SR.get_uuid", None, sr);
+            await pools.KillAndRestartAsync("B", static state =>
+            {
+                using SqliteFile file = SqliteFile.Open(Path.Combine(state, "storage.db"), "");
+                Assert.Equal(1, file.Execute("UPDATE memory SET value='another boot' WHERE key='boot_id'"));
+            });
+            string log = await File.ReadAllTextAsync(Path.Combine(pools.B.Folder, "xapi.log"));
+            Assert.Contains($"SR {uuid} is plugged again", log, StringComparison.Ordinal);
+            string pbd = Assert.Single((await pools.B.Api.CallAsync("SR.get_PBDs", None, sr)).AsArray()).AsString();
+            Assert.True((await pools.B.Api.CallAsync("PBD.get_currently_attached", None, pbd)).AsBool());
+            await pools.B.Api.CallAsync("SR.scan", None, sr);
         }
         finally
         {

@@ -64,7 +64,8 @@ public sealed class ServedPools : IAsyncLifetime
     }
 
     /// <summary>SIGKILL to a pool's daemon, and a new one on the same configuration.</summary>
-    internal async Task KillAndRestartAsync(string name)
+    /// <param name="between">Given the state folder, while no daemon runs on it.</param>
+    internal async Task KillAndRestartAsync(string name, Action<string>? between = null)
     {
         const int Sigkill = 9;
         ServedPool pool = name == "A" ? A : B;
@@ -78,6 +79,7 @@ public sealed class ServedPools : IAsyncLifetime
         }
 
         File.Delete(endpoints);
+        between?.Invoke(Path.Combine(pool.Folder, "state"));
         using Process daemon = ChildProcess.StartDaemon(
             Path.Combine(Out, "xapi"), ["serve", "--config", Path.Combine(pool.Folder, "xapi.json")], Path.Combine(pool.Folder, "xapi.log"),
             new Dictionary<string, string?>());

@@ -111,9 +111,10 @@ public sealed partial class StorageHost : IAsyncDisposable
     /// Makes records and reality agree, once the API answers drivers' call-backs. What cannot be mended now is logged, and tried again before
     /// its next use.
     /// </summary>
-    public async Task ReconcileAsync(CancellationToken cancellationToken)
+    /// <param name="replug">Plugs again what a start of the machine has taken down; answers a sentence for each.</param>
+    public async Task ReconcileAsync(Func<CancellationToken, Task<IReadOnlyList<string>>> replug, CancellationToken cancellationToken)
     {
-        mending = MendAsync();
+        mending = MendAsync(replug);
         await Task.WhenAny(mending, Task.Delay(MendPatience, time, cancellationToken));
         cancellationToken.ThrowIfCancellationRequested();
     }
@@ -131,15 +132,13 @@ public sealed partial class StorageHost : IAsyncDisposable
         state.Dispose();
     }
 
-    private async Task MendAsync()
+    private async Task MendAsync(Func<CancellationToken, Task<IReadOnlyList<string>>> replug)
     {
         try
         {
             RestartReport report = await Layer.ReconcileAsync("restart", stopping.Token);
-            foreach (string mended in report.Mended)
-                LogMended(log, mended);
-            foreach (string unmended in report.Unmended)
-                LogUnmended(log, unmended);
+            foreach (string found in report.Mended.Concat(report.Unmended).Concat(await replug(stopping.Token)))
+                LogRestart(log, found);
         }
         catch (OperationCanceledException)
         {
@@ -153,7 +152,7 @@ public sealed partial class StorageHost : IAsyncDisposable
         IReadOnlySet<int> serving = (await tap.ListAsync(cancellationToken)).Select(static entry => entry.ProcessId ?? 0).ToHashSet();
         string[] programs = [.. new[] { options.SmDirectory, options.StorageScriptsDirectory }.OfType<string>().Select(Path.GetFullPath)];
         foreach (string killed in await OrphanedCalls.EndAsync(options.StateDirectory, programs, serving, CallPatience, time, cancellationToken))
-            LogUnmended(log, killed);
+            LogRestart(log, killed);
     }
 
     private static async Task AddDriversAsync(
@@ -218,11 +217,8 @@ public sealed partial class StorageHost : IAsyncDisposable
         return application;
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "after the restart: {What}")]
-    private static partial void LogMended(ILogger log, string what);
-
     [LoggerMessage(Level = LogLevel.Warning, Message = "after the restart: {What}")]
-    private static partial void LogUnmended(ILogger log, string what);
+    private static partial void LogRestart(ILogger log, string what);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
     private static partial void LogRejected(ILogger log, string path, string reason);

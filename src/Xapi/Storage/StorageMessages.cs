@@ -37,7 +37,7 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         });
         messages.Add("PBD.plug", async (context, a) =>
         {
-            await PlugAsync(context, a[0].AsString());
+            await PlugAsync(Dbg(context), a[0].AsString(), context.CancellationToken);
             return "";
         });
         messages.Add("PBD.unplug", UnplugAsync);
@@ -69,7 +69,7 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
             IReadOnlyDictionary<string, string> kept = await Layer.SrCreateAsync(
                 Dbg(context), id, a[3].AsString(), a[4].AsString(), deviceConfig, a[2].AsLong(), context.CancellationToken);
             database.Set("PBD", pbd, "device_config", RpcValue.Map(kept));
-            await PlugAsync(context, pbd);
+            await PlugAsync(Dbg(context), pbd, context.CancellationToken);
             await ScanAsync(context, sr);
             return sr;
         }
@@ -84,13 +84,41 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         }
     }
 
-    private async Task PlugAsync(CallContext context, string pbd)
+    private async Task PlugAsync(string dbg, string pbd, CancellationToken cancellationToken)
     {
         string sr = database.GetRef("PBD", pbd, "SR");
         IReadOnlyDictionary<string, string> deviceConfig = database.GetMap("PBD", pbd, "device_config");
         Layer.RegisterSr(Id(sr), database.GetString("SR", sr, "type"), deviceConfig);
-        await Layer.SrAttachAsync(Dbg(context), Id(sr), deviceConfig, context.CancellationToken);
+        await Layer.SrAttachAsync(dbg, Id(sr), deviceConfig, cancellationToken);
         database.Set("PBD", pbd, "currently_attached", true);
+    }
+
+    /// <summary>
+    /// Plugs again what this host had plugged and what a start of the machine has taken down. One that cannot be is recorded as unplugged.
+    /// </summary>
+    /// <returns>One sentence for each.</returns>
+    public async Task<IReadOnlyList<string>> ReplugAsync(CancellationToken cancellationToken)
+    {
+        List<string> told = [];
+        HashSet<SrId> attached = [.. Layer.SrList()];
+        foreach (string pbd in database.All("PBD").Where(pbd => database.GetRef("PBD", pbd, "host") == hostRef))
+        {
+            SrId sr = Id(database.GetRef("PBD", pbd, "SR"));
+            if (!database.GetBool("PBD", pbd, "currently_attached") || attached.Contains(sr))
+                continue;
+            try
+            {
+                await PlugAsync("restart", pbd, cancellationToken);
+                told.Add($"SR {sr} is plugged again");
+            }
+            catch (StorageException e)
+            {
+                database.Set("PBD", pbd, "currently_attached", false);
+                told.Add($"SR {sr} could not be plugged again and is unplugged now: {e.Message}");
+            }
+        }
+
+        return told;
     }
 
     private async Task<RpcValue> UnplugAsync(CallContext context, IReadOnlyList<RpcValue> a)
