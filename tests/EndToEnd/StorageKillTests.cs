@@ -147,8 +147,10 @@ public class StorageKillTests(ITestOutputHelper output)
         {
             using JsonRpcClient rpc = Rpc(pool);
             StorageClient storage = new(rpc);
-            for (int datapath = 0; datapath < 2; datapath++)
-                await storage.DestroyAsync("kill", new DatapathId($"kill/{vdi}/{datapath}"), allowLeak: false, None);
+            (_, IReadOnlyDictionary<DatapathId, VdiState> datapaths) = await storage.DpStatVdiAsync("kill", sr, vdi, None);
+            // Readers first: the last writer does not leave under one.
+            foreach ((DatapathId datapath, _) in datapaths.OrderBy(static datapath => datapath.Value.Access))
+                await storage.DestroyAsync("kill", datapath, allowLeak: false, None);
             await storage.VdiDestroyAsync("kill", sr, vdi, None);
         }
 
