@@ -1,5 +1,6 @@
 // The command line. Exit 0 when the level asked is earned (or the chosen checks hold), 1 when not, 2 for a wrong command line.
 using System.CommandLine;
+using Platform;
 using SrCheck.Checks;
 using SrCheck.Reports;
 
@@ -75,15 +76,28 @@ internal sealed class CommandLine
         Description = "keep each failing check's calls as one file in this folder, for replay",
     };
 
-
-    public static Task<int> RunAsync(string[] arguments)
+    public static async Task<int> RunAsync(string[] arguments)
     {
         ParseResult parsed = new CommandLine().Root().Parse(arguments);
-        if (parsed.Errors.Count == 0)
-            return parsed.InvokeAsync();
-        foreach (System.CommandLine.Parsing.ParseError error in parsed.Errors)
-            Console.Error.WriteLine($"sr-check: {error.Message}");
-        return Task.FromResult(Usage);
+        if (parsed.Errors.Count > 0)
+        {
+            foreach (System.CommandLine.Parsing.ParseError error in parsed.Errors)
+                await Console.Error.WriteLineAsync($"sr-check: {error.Message}");
+            return Usage;
+        }
+
+        using StopSignals stop = new();
+        try
+        {
+            // No limit on the way out: each check takes its own SR away again.
+            return await parsed.InvokeAsync(
+                new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null }, stop.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync("sr-check: stopped; what the checks had made is gone again");
+            return Bad;
+        }
     }
 
     private RootCommand Root()

@@ -2,7 +2,6 @@
 // output, everything else to standard error. Exit codes: 0 done, 1 something is wrong or was put off by an error, 2 the command line is,
 // 3 another collector has the folder.
 using System.CommandLine;
-using System.Runtime.InteropServices;
 using Platform;
 using SrGc;
 
@@ -37,10 +36,7 @@ ParseResult command = root.Parse(args);
 if (command.Errors.Count > 0)
     return Refuse(string.Join("; ", command.Errors.Select(static error => error.Message)));
 
-// Before the command begins: a collector that has been started must end in order at the first signal.
-using CancellationTokenSource stop = new();
-using PosixSignalRegistration onInterrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop);
-using PosixSignalRegistration onTerminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
+using StopSignals stop = new();
 try
 {
     InvocationConfiguration configuration = new() { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null };
@@ -61,10 +57,4 @@ static int Refuse(string why)
 {
     Console.Error.WriteLine($"sr-gc: {why}; try --help");
     return 2;
-}
-
-void Stop(PosixSignalContext context)
-{
-    context.Cancel = true;
-    stop.Cancel();
 }

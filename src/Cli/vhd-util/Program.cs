@@ -1,7 +1,6 @@
 // vhd-util: the field's verbs and output (research/storage.md 8.5) over the Vhd library, and `copy`. Facts go to standard output,
 // everything else to standard error. Exit codes: 0 done, 1 the image or the request is bad, 2 the command line is.
 using System.CommandLine;
-using System.Runtime.InteropServices;
 using Platform;
 using Vhd;
 
@@ -46,11 +45,7 @@ internal static class Program
             return 2;
         }
 
-        // Before the command begins: the library's own handler comes after the command's first wait, which a copy does not have. A second
-        // signal ends the process where it is.
-        using CancellationTokenSource stop = new();
-        using PosixSignalRegistration onInterrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop);
-        using PosixSignalRegistration onTerminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
+        using StopSignals stop = new();
         try
         {
             InvocationConfiguration configuration = new() { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null };
@@ -69,12 +64,6 @@ internal static class Program
                 await Console.Error.WriteLineAsync($"error opening {bad.Path}: -{(int)io.Errno}");
             await Console.Error.WriteLineAsync("vhd-util: " + e.Message);
             return 1;
-        }
-
-        void Stop(PosixSignalContext context)
-        {
-            context.Cancel = !stop.IsCancellationRequested;
-            stop.Cancel();
         }
     }
 }
