@@ -12,8 +12,8 @@ public sealed class JsonRpcException(JsonNode error) : Exception($"the call was 
 {
     public JsonNode Error { get; } = error;
 
-    /// <summary>The variant's tag.</summary>
-    public string Tag => Error is JsonArray { Count: > 0 } array ? array[0]!.ToString() : Error.ToString();
+    /// <summary>The variant's tag; empty when it has none.</summary>
+    public string Tag => Error is JsonArray { Count: > 0 } array ? array[0]?.ToString() ?? "" : Error.ToString();
 
     /// <summary>The variant's payload, or null for a bare tag.</summary>
     public JsonNode? Payload => Error is JsonArray { Count: > 1 } array ? array[1] : null;

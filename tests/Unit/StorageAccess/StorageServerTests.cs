@@ -52,6 +52,14 @@ public sealed class StorageServerTests : IAsyncDisposable
         Assert.Throws<RpcFormatException>(() => StorageWire.ReadVdiInfo(answer));
     }
 
+    [Theory]
+    [InlineData("[null]")]
+    [InlineData("[null,1]")]
+    [InlineData("[]")]
+    [InlineData("{}")]
+    public void An_error_without_a_tag_is_an_error_all_the_same(string error) =>
+        Assert.Equal("INTERNAL_ERROR", StorageWire.ReadError(new JsonRpcException(JsonNode.Parse(error)!)).Code);
+
     [Fact]
     public async Task SR_calls_go_there_and_back()
     {
