@@ -5,41 +5,76 @@ namespace Migration;
 
 public sealed class DestinationRunner : IDisposable
 {
-    /// <summary>How long a source may be silent before this side refuses and tidies up. Never used after a grant (I9).</summary>
-    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
+    /// <summary>
+    /// How long a source may be silent before this side refuses and tidies up, when it was never heard after the answer to PREPARE; one that was is
+    /// waited for as long as the plan says. Never used after a grant (I9).
+    /// </summary>
+    public static readonly TimeSpan FirstPatience = TimeSpan.FromSeconds(120);
 
     private const int UndoTries = 4;
 
     private readonly IJournal<DestinationRecord> journal;
     private readonly IDestinationResources resources;
+    private readonly IWitness? witness;
     private readonly TimeProvider time;
     private readonly SemaphoreSlim one = new(1, 1);
-    private readonly CancellationTokenSource forward = new();
+    private CancellationTokenSource forward = new();
     private readonly ITimer watchdog;
 
+    /// <param name="witness">The plan's; null exactly when it names none.</param>
     public DestinationRunner(
-        DestinationState state, IJournal<DestinationRecord> journal, IDestinationResources resources, TimeProvider time)
+        DestinationState state, IJournal<DestinationRecord> journal, IDestinationResources resources, IWitness? witness, TimeProvider time)
     {
+        Invariant.Holds(witness is null == state.Plan.Options.Witness is null, "a plan that names a witness is never decided without it");
         State = state;
         this.journal = journal;
         this.resources = resources;
+        this.witness = witness;
         this.time = time;
         watchdog = time.CreateTimer(_ => GiveUp(), null, Patience, Timeout.InfiniteTimeSpan);
     }
 
     public DestinationState State { get; private set; }
 
-    /// <summary>The source is there.</summary>
-    public void Touch() => watchdog.Change(Patience, Timeout.InfiniteTimeSpan);
+    private TimeSpan Patience =>
+        State.Has<DestinationRecord.Engaged>() ? State.Plan.Options.ResumeWindow + FirstPatience : FirstPatience;
 
-    /// <summary>Makes everything that is not made yet. On a failure everything made is destroyed again, then the cause is thrown.</summary>
-    public async Task<PreparedDestination> PrepareAsync(CancellationToken cancellationToken)
+    /// <summary>What a restarted daemon does: an owner's guest runs; what was being refused is refused; for the rest the source is waited for.</summary>
+    public async Task RecoverAsync(CancellationToken cancellationToken)
     {
+        await one.WaitAsync(cancellationToken);
         try
         {
-            return await ForwardAsync(MakeAllAsync, cancellationToken);
+            if (State.IsRefusing && !State.IsClosed)
+                await RefuseAsync(State.Last<DestinationRecord.Refusing>()!.Reason);
+            else if (State.IsOwner && !State.IsRunning)
+                await RunGuestAsync();
         }
-        catch (Exception e) when (e is not InvariantException)
+        finally
+        {
+            one.Release();
+        }
+    }
+
+    /// <summary>
+    /// Makes everything that is not there. On a failure of the first attempt everything made is destroyed again, then the cause is thrown; in a later one
+    /// the disks hold what the source need not send again, and stay.
+    /// </summary>
+    /// <param name="attempt">The source's; one that is over is answered with an error.</param>
+    public async Task<PreparedDestination> PrepareAsync(int attempt, CancellationToken cancellationToken)
+    {
+        if (attempt > State.Attempt && !State.IsOwner)
+        {
+            // Whatever an earlier attempt still waits for will not come.
+            CancellationTokenSource before = Interlocked.Exchange(ref forward, new CancellationTokenSource());
+            await before.CancelAsync();
+        }
+
+        try
+        {
+            return await ForwardAsync(token => MakeAllAsync(attempt, token), cancellationToken);
+        }
+        catch (Exception e) when (e is not InvariantException && attempt == 0 && State.Attempt == 0 && !State.IsOwner)
         {
             await AbortAsync($"it could not be prepared: {e.Message}", CancellationToken.None);
             throw;
@@ -49,11 +84,16 @@ public sealed class DestinationRunner : IDisposable
     /// <exception cref="MigrationException">This migration was refused; the message says why.</exception>
     public void Heartbeat()
     {
-        Touch();
         ThrowIfRefused();
+        if (State.Prepared is not null && !State.Has<DestinationRecord.Engaged>())
+            Record(new DestinationRecord.Engaged());
+        Touch();
     }
 
     public Task<DiskDigest[]> DigestAsync(CancellationToken cancellationToken) => ForwardAsync(DigestDisksAsync, cancellationToken);
+
+    public Task<string> RangeDigestAsync(string device, DigestRange range, CancellationToken cancellationToken) => ForwardAsync(
+        token => resources.RangeDigestAsync(State.Plan.Disks.Single(d => d.Device == device), range, State, token), cancellationToken);
 
     public Task<bool> ProbeAsync(CancellationToken cancellationToken) => ForwardAsync(
         async token =>
@@ -77,32 +117,64 @@ public sealed class DestinationRunner : IDisposable
     /// <summary>
     /// The commit point: the Accepting record. Asked again, it answers the same. A refusal is durable before it is answered.
     /// </summary>
+    /// <exception cref="MigrationException">Nothing is decided: the witness did not answer, or the VM will not run yet although it is this side's.
+    /// Asked again, it goes on.</exception>
     public async Task<GrantAnswer> GrantAsync(long epoch, ContentDigests digests)
     {
         await one.WaitAsync();
         try
         {
-            if (State.Last<DestinationRecord.Running>() is { } running)
-                return new GrantAnswer(running.At, null);
             if (!State.IsOwner)
             {
                 if (DestinationSaga.WhyNotAccept(State, epoch, digests) is { } why)
                     return await RefuseAsync(why);
-                try
-                {
-                    await resources.CloseExportsAsync(State, CancellationToken.None);
-                }
-                catch (Exception e) when (e is not InvariantException)
-                {
-                    return await RefuseAsync($"the source's way into the disks could not be closed: {e.Message}");
-                }
-
-                Record(new DestinationRecord.Accepting(epoch));
+                if (await BecomeOwnerAsync() is { } refusal)
+                    return refusal;
             }
 
-            DateTimeOffset at = await resources.RunAsync(State, CancellationToken.None);
-            Record(new DestinationRecord.Running(at));
-            return new GrantAnswer(at, null);
+            return await RunGuestAsync();
+        }
+        finally
+        {
+            one.Release();
+        }
+    }
+
+    /// <summary>An operator makes this side the owner without a grant: the source is fenced for good, and what was loaded here is whole.</summary>
+    /// <exception cref="MigrationException">Why not.</exception>
+    public async Task<GrantAnswer> PromoteAsync(string operatorName, string evidence)
+    {
+        await one.WaitAsync();
+        try
+        {
+            if (DestinationSaga.WhyNotPromote(State) is { } why)
+                throw new MigrationException("OPERATION_NOT_ALLOWED", [why], MigrationSide.Destination, why);
+            Record(new DestinationRecord.Promoted(operatorName, evidence));
+            return await BecomeOwnerAsync() ?? await RunGuestAsync();
+        }
+        finally
+        {
+            one.Release();
+        }
+    }
+
+    /// <summary>Gives a VM that does not run here back to the source; durable before it is answered. Any number of times.</summary>
+    public async Task RelinquishAsync(long epoch, CancellationToken cancellationToken)
+    {
+        await one.WaitAsync(cancellationToken);
+        try
+        {
+            if (State.Has<DestinationRecord.Relinquished>())
+                return;
+            if (!State.IsOwner || epoch != State.Plan.Epoch + 2)
+            {
+                throw new MigrationException(
+                    "OPERATION_NOT_ALLOWED", [$"migration {State.Plan.Migration} is {State.Name} here"], MigrationSide.Destination,
+                    $"there is nothing to give back in epoch {epoch}: the migration is {State.Name} here");
+            }
+
+            await resources.CheckStoppedAsync(State, cancellationToken);
+            Record(new DestinationRecord.Relinquished(epoch));
         }
         finally
         {
@@ -167,7 +239,7 @@ public sealed class DestinationRunner : IDisposable
     {
         Touch();
         ThrowIfRefused();
-        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, forward.Token);
+        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, Volatile.Read(ref forward).Token);
         await one.WaitAsync(either.Token);
         try
         {
@@ -181,8 +253,19 @@ public sealed class DestinationRunner : IDisposable
         }
     }
 
-    private async Task<PreparedDestination> MakeAllAsync(CancellationToken cancellationToken)
+    private async Task<PreparedDestination> MakeAllAsync(int attempt, CancellationToken cancellationToken)
     {
+        if (State.IsOwner || attempt < State.Attempt)
+        {
+            string why = State.IsOwner ? "the destination owns the VM" : $"attempt {attempt} is over, {State.Attempt} came after it";
+            throw new MigrationException("OPERATION_NOT_ALLOWED", [why], MigrationSide.Destination, why);
+        }
+
+        if (attempt == State.Attempt && State.Prepared is { } answered)
+            return answered.Destination;
+        if (attempt > State.Attempt)
+            Record(new DestinationRecord.Reattempt(attempt));
+        await DropWhatIsOverAsync(attempt, cancellationToken);
         while (DestinationSaga.NextToMake(State) is { } resource)
         {
             Record(new DestinationRecord.Making(resource));
@@ -190,9 +273,99 @@ public sealed class DestinationRunner : IDisposable
         }
 
         PreparedDestination prepared = resources.Describe(State);
-        if (!State.Has<DestinationRecord.Prepared>())
-            Record(new DestinationRecord.Prepared(prepared));
+        Record(new DestinationRecord.Prepared(prepared, attempt));
         return prepared;
+    }
+
+    /// <summary>
+    /// What a crash left half made, what belongs to an attempt that is over, and what is not there any more: destroyed, so that it is made anew. Disks that
+    /// hold what was sent stay.
+    /// </summary>
+    private async Task DropWhatIsOverAsync(int attempt, CancellationToken cancellationToken)
+    {
+        foreach (Resource resource in DestinationSaga.Resources(State.Plan).Reverse())
+        {
+            string? id = State.IdOf(resource);
+            bool isOver = State.LastOf(resource) switch
+            {
+                DestinationRecord.Making => true,
+                DestinationRecord.Undone { Failure: not null } => true,
+                DestinationRecord.Made => (attempt > 0 && DestinationSaga.BelongsToAttempt(resource))
+                    || !await resources.IsThereAsync(resource, id!, State, cancellationToken),
+                _ => false,
+            };
+            if (!isOver)
+                continue;
+            if (resource.Kind == ResourceKind.Disk && id is not null)
+            {
+                throw new MigrationException(
+                    "VM_MIGRATE_FAILED", [], MigrationSide.Destination, $"the disk {resource.Device} that was being filled is not there any more");
+            }
+
+            string? failure = await TryDestroyAsync(resource);
+            Record(new DestinationRecord.Undone(resource, failure));
+            if (failure is not null)
+                throw new MigrationException(
+                    "VM_MIGRATE_FAILED", [], MigrationSide.Destination, $"{resource} of the attempt before will not go: {failure}", isTransient: true);
+        }
+    }
+
+    /// <returns>Null when this side owns the VM now, which is durable; otherwise the refusal, durable too.</returns>
+    private async Task<GrantAnswer?> BecomeOwnerAsync()
+    {
+        try
+        {
+            // The guest must still be there, and nobody else may write to its disks.
+            MemoryDigest memory = await resources.LoadedAsync(State, CancellationToken.None);
+            if (memory != State.Loaded!.Digests.Memory)
+                return await RefuseAsync("the loaded guest is not the one that was announced");
+            await resources.CloseExportsAsync(State, CancellationToken.None);
+        }
+        catch (Exception e) when (e is not InvariantException)
+        {
+            return await RefuseAsync($"the guest or the source's way into its disks is not as it must be: {e.Message}");
+        }
+
+        if (witness is not null)
+        {
+            Verdict verdict;
+            try
+            {
+                verdict = await witness.DecideAsync(State.Plan.Migration, Verdict.Destination, CancellationToken.None);
+            }
+            catch (Exception e) when (e is not InvariantException)
+            {
+                throw new MigrationException(
+                    "VM_MIGRATE_FAILED", [], MigrationSide.Destination, $"the witness cannot be asked: {e.Message}; nothing is decided", e, isTransient: true);
+            }
+
+            if (verdict != Verdict.Destination)
+                return await RefuseAsync("the witness gave the VM to the source");
+        }
+
+        Record(new DestinationRecord.Accepting(State.Plan.Epoch + 1));
+        return null;
+    }
+
+    /// <summary>The owner's guest runs: from the memory that was loaded, or, when that is lost and never ran, from its disks.</summary>
+    private async Task<GrantAnswer> RunGuestAsync()
+    {
+        if (State.Last<DestinationRecord.Running>() is { } running)
+            return new GrantAnswer(running.At, null);
+        DateTimeOffset at;
+        bool isRebooted = false;
+        try
+        {
+            at = await resources.RunAsync(State, CancellationToken.None);
+        }
+        catch (MigrationException e) when (e.Code == MigrationException.DomainVanished)
+        {
+            at = await resources.BootAsync(State, CancellationToken.None);
+            isRebooted = true;
+        }
+
+        Record(new DestinationRecord.Running(at, isRebooted));
+        return new GrantAnswer(at, null);
     }
 
     private Task<DiskDigest[]> DigestDisksAsync(CancellationToken cancellationToken) =>
@@ -203,9 +376,7 @@ public sealed class DestinationRunner : IDisposable
         if (!State.IsRefusing)
             Record(new DestinationRecord.Refusing(reason));
         while (DestinationSaga.NextToUndo(State) is { } resource)
-        {
             Record(new DestinationRecord.Undone(resource, await TryDestroyAsync(resource)));
-        }
 
         if (!State.Has<DestinationRecord.Refused>())
             Record(new DestinationRecord.Refused());
@@ -235,8 +406,11 @@ public sealed class DestinationRunner : IDisposable
     private void GiveUp()
     {
         if (!State.IsOwner && !State.IsClosed)
-            _ = AbortAsync($"the source was silent for {Patience.TotalSeconds:0} s", CancellationToken.None);
+            _ = AbortAsync($"the source was silent for {Patience.TotalMinutes:0} min", CancellationToken.None);
     }
+
+    /// <summary>The source is there.</summary>
+    private void Touch() => watchdog.Change(Patience, Timeout.InfiniteTimeSpan);
 
     private void ThrowIfRefused()
     {

@@ -2,7 +2,8 @@
 // which is safe because a refusal is durable and the source must have one before it runs on (research: xenopsd.md 10.3, I6, I9).
 //
 //   Reserved (the token was issued) -> Claimed(plan) -> [Making(what) -> Made(what, id)]... -> Prepared
-//   -> Loaded(digests) -> Accepting(epoch) -> Running -> Confirmed(receipt)
+//   -> Loaded(digests) [-> Promoted] -> Accepting(epoch) -> Running -> Confirmed(receipt) [-> Relinquished(epoch)]
+//   again:    Reattempt(n) -> [Undone(what)]... -> [Making(what) -> Made(what, id)]... -> Prepared: new exports and a new domain over the same disks
 //   refusing: Refusing(why) -> [Undone(what)]... -> Refused
 using System.Text.Json.Serialization;
 using Platform;
@@ -31,9 +32,13 @@ public sealed record Resource(ResourceKind Kind, string Device)
 [JsonDerivedType(typeof(Made), "made")]
 [JsonDerivedType(typeof(Prepared), "prepared")]
 [JsonDerivedType(typeof(Loaded), "loaded")]
+[JsonDerivedType(typeof(Engaged), "engaged")]
+[JsonDerivedType(typeof(Reattempt), "reattempt")]
+[JsonDerivedType(typeof(Promoted), "promoted")]
 [JsonDerivedType(typeof(Accepting), "accepting")]
 [JsonDerivedType(typeof(Running), "running")]
 [JsonDerivedType(typeof(Confirmed), "confirmed")]
+[JsonDerivedType(typeof(Relinquished), "relinquished")]
 [JsonDerivedType(typeof(Refusing), "refusing")]
 [JsonDerivedType(typeof(Undone), "undone")]
 [JsonDerivedType(typeof(Refused), "refused")]
@@ -46,15 +51,29 @@ public abstract record DestinationRecord
     /// <param name="Id">What the maker calls it (a disk's location, a port, a reference); enough to find and to destroy it.</param>
     public sealed record Made(Resource Resource, string Id) : DestinationRecord;
 
-    public sealed record Prepared(PreparedDestination Destination) : DestinationRecord;
+    /// <param name="Attempt">The source's, from 0.</param>
+    public sealed record Prepared(PreparedDestination Destination, int Attempt) : DestinationRecord;
+
+    /// <summary>The source was heard after it was prepared: from now on it is waited for as long as the plan says.</summary>
+    public sealed record Engaged : DestinationRecord;
+
+    /// <summary>The source begins again: what belongs to a connection is made anew, what was loaded does not count.</summary>
+    public sealed record Reattempt(int Attempt) : DestinationRecord;
 
     public sealed record Loaded(ContentDigests Digests) : DestinationRecord;
 
+    /// <summary>An operator's word in place of the grant: the source is fenced and will never run this VM again.</summary>
+    public sealed record Promoted(string Operator, string Evidence) : DestinationRecord;
+
     public sealed record Accepting(long Epoch) : DestinationRecord;
 
-    public sealed record Running(DateTimeOffset At) : DestinationRecord;
+    /// <param name="IsRebooted">Its memory was lost after the hand-over; it started anew from its disks.</param>
+    public sealed record Running(DateTimeOffset At, bool IsRebooted = false) : DestinationRecord;
 
     public sealed record Confirmed(Receipt Receipt) : DestinationRecord;
+
+    /// <summary>The VM is the source's again; this side will never run it.</summary>
+    public sealed record Relinquished(long Epoch) : DestinationRecord;
 
     public sealed record Refusing(string Reason) : DestinationRecord;
 
@@ -65,8 +84,9 @@ public abstract record DestinationRecord
 
 public sealed record DestinationState(IReadOnlyList<DestinationRecord> Records)
 {
-    public MigrationPlan Plan => Last<DestinationRecord.Claimed>()!.Plan;
+    public MigrationPlan Plan => ((DestinationRecord.Claimed)Records[0]).Plan;
 
+    /// <summary>It accepted; that it gave the VM back later is another matter.</summary>
     public bool IsOwner => Has<DestinationRecord.Accepting>();
 
     public bool IsRunning => Has<DestinationRecord.Running>();
@@ -77,11 +97,12 @@ public sealed record DestinationState(IReadOnlyList<DestinationRecord> Records)
 
     /// <summary>The word for a peer and a person.</summary>
     public string Name =>
-        Has<DestinationRecord.Refused>() || IsRefusing ? "refused"
+        Has<DestinationRecord.Relinquished>() ? "relinquished"
+        : Has<DestinationRecord.Refused>() || IsRefusing ? "refused"
         : Has<DestinationRecord.Confirmed>() ? "confirmed"
         : IsRunning ? "running"
         : IsOwner ? "accepting"
-        : Has<DestinationRecord.Loaded>() ? "loaded"
+        : Loaded is not null ? "loaded"
         : Has<DestinationRecord.Prepared>() ? "prepared"
         : "preparing";
 
@@ -91,8 +112,61 @@ public sealed record DestinationState(IReadOnlyList<DestinationRecord> Records)
     public T? Last<T>()
         where T : DestinationRecord => Records.OfType<T>().LastOrDefault();
 
-    /// <summary>The id of a made resource, or null.</summary>
-    public string? IdOf(Resource resource) => Records.OfType<DestinationRecord.Made>().LastOrDefault(r => r.Resource == resource)?.Id;
+    /// <summary>The attempt that was prepared, or is being; the first is 0.</summary>
+    public int Attempt => Math.Max(Last<DestinationRecord.Reattempt>()?.Attempt ?? 0, Last<DestinationRecord.Prepared>()?.Attempt ?? 0);
+
+    /// <summary>What was loaded in this attempt.</summary>
+    public DestinationRecord.Loaded? Loaded => LastNow<DestinationRecord.Loaded>();
+
+    /// <summary>What was answered in this attempt.</summary>
+    public DestinationRecord.Prepared? Prepared => LastNow<DestinationRecord.Prepared>();
+
+    /// <summary>The id of a resource that is there, or null.</summary>
+    public string? IdOf(Resource resource)
+    {
+        for (int i = Records.Count - 1; i >= 0; i--)
+        {
+            if (Records[i] is DestinationRecord.Made made && made.Resource == resource)
+                return made.Id;
+            if (Records[i] is DestinationRecord.Undone { Failure: null } undone && undone.Resource == resource)
+                return null;
+        }
+
+        return null;
+    }
+
+    /// <summary>The newest of its records that speak of this resource.</summary>
+    public DestinationRecord? LastOf(Resource resource)
+    {
+        for (int i = Records.Count - 1; i >= 0; i--)
+        {
+            Resource? of = Records[i] switch
+            {
+                DestinationRecord.Making r => r.Resource,
+                DestinationRecord.Made r => r.Resource,
+                DestinationRecord.Undone r => r.Resource,
+                _ => null,
+            };
+            if (of == resource)
+                return Records[i];
+        }
+
+        return null;
+    }
+
+    private T? LastNow<T>()
+        where T : DestinationRecord
+    {
+        for (int i = Records.Count - 1; i >= 0; i--)
+        {
+            if (Records[i] is T found)
+                return found;
+            if (Records[i] is DestinationRecord.Reattempt)
+                return null;
+        }
+
+        return null;
+    }
 
     public DestinationState With(DestinationRecord record) => new([.. Records, record]);
 }
@@ -104,16 +178,19 @@ public static class DestinationSaga
         Resources(state.Plan).FirstOrDefault(resource => state.IdOf(resource) is null);
 
     /// <summary>
-    /// The next resource to destroy, in reverse order of making: everything whose making was begun, known id or not, and nothing else.
+    /// The next resource to destroy, in reverse order of making: everything whose making was begun, known id or not, and nothing else. What could not be
+    /// destroyed was tried, and stands in the journal.
     /// </summary>
     public static Resource? NextToUndo(DestinationState state)
     {
         Invariant.Holds(!state.IsOwner, "an owner never destroys what it runs on");
-        return state.Records.OfType<DestinationRecord.Making>()
-            .Select(static r => r.Resource)
+        return Resources(state.Plan)
             .Reverse()
-            .FirstOrDefault(resource => !state.Records.OfType<DestinationRecord.Undone>().Any(u => u.Resource == resource));
+            .FirstOrDefault(resource => state.LastOf(resource) is DestinationRecord.Making or DestinationRecord.Made);
     }
+
+    /// <summary>What a new attempt makes anew whatever state it is in: the old connections end with it.</summary>
+    public static bool BelongsToAttempt(Resource resource) => resource.Kind is ResourceKind.Export or ResourceKind.Domain;
 
     /// <summary>Whether a grant may be accepted now; null when it may, otherwise the reason to refuse it.</summary>
     public static string? WhyNotAccept(DestinationState state, long epoch, ContentDigests digests)
@@ -122,10 +199,17 @@ public static class DestinationSaga
             return $"it was refused before: {state.Last<DestinationRecord.Refusing>()!.Reason}";
         if (epoch != state.Plan.Epoch + 1)
             return $"the grant is for epoch {epoch}, this migration's is {state.Plan.Epoch + 1}";
-        if (state.Last<DestinationRecord.Loaded>() is not { } loaded)
+        if (state.Loaded is not { } loaded)
             return "the guest's memory was not loaded";
         return loaded.Digests.DifferenceFrom(digests) is { } difference ? $"the two sides differ: {difference}" : null;
     }
+
+    /// <summary>Why an operator may not make this side the owner without the source's grant; null when he may.</summary>
+    public static string? WhyNotPromote(DestinationState state) =>
+        state.IsOwner ? "this side owns the VM already"
+        : state.IsRefusing ? "this migration was refused, and the source may know it: the VM is the source's"
+        : state.Loaded is null ? "the guest was not loaded whole; what is here would not be the VM"
+        : null;
 
     public static IEnumerable<Resource> Resources(MigrationPlan plan)
     {

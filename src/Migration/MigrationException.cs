@@ -11,20 +11,31 @@ public enum MigrationSide
 /// API client is told; the message is for a person.
 /// </summary>
 public sealed class MigrationException(
-    string code, IReadOnlyList<string> parameters, MigrationSide side, string message, Exception? innerException = null)
+    string code, IReadOnlyList<string> parameters, MigrationSide side, string message, Exception? innerException = null, bool isTransient = false)
     : Exception(message, innerException)
 {
+    /// <summary>The code of <see cref="IDestinationResources.RunAsync"/> for a loaded guest that is gone.</summary>
+    public const string DomainVanished = "DOMAIN_VANISHED";
+
+    /// <summary>The code of a destination that knows nothing of this migration, although it was prepared: its memory is lost, its word means nothing.</summary>
+    public const string Amnesia = "AMNESIA";
+
     public string Code { get; } = code;
 
     public IReadOnlyList<string> Parameters { get; } = parameters;
 
     public MigrationSide Side { get; } = side;
 
-    public MigrationFailure ToFailure(string phase) => new(Code, Parameters, Side, phase, Message);
+    /// <summary>A link, a process or a host was lost: the same thing may work later.</summary>
+    public bool IsTransient { get; } = isTransient;
+
+    public MigrationFailure ToFailure(string phase) => new(Code, Parameters, Side, phase, Message, IsTransient);
 }
 
 /// <summary>The same as a value, for records and replies.</summary>
-public sealed record MigrationFailure(string Code, IReadOnlyList<string> Parameters, MigrationSide Side, string Phase, string Message)
+public sealed record MigrationFailure(
+    string Code, IReadOnlyList<string> Parameters, MigrationSide Side, string Phase, string Message, bool IsTransient = false)
 {
-    public MigrationException ToException() => new(Code, Parameters, Side, $"{Message} (on the {Side.ToString().ToLowerInvariant()}, in {Phase})");
+    public MigrationException ToException() => new(
+        Code, Parameters, Side, $"{Message} (on the {Side.ToString().ToLowerInvariant()}, in {Phase})", isTransient: IsTransient);
 }

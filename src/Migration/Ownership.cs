@@ -22,6 +22,7 @@ public sealed record Ownership(string Vm, long Epoch, Owner Owner, string Migrat
         SourceRecord.Granting r => new(plan.Vm, r.Epoch, Owner.InDoubt, plan.Migration),
         SourceRecord.Accepted => new(plan.Vm, plan.Epoch + 1, Owner.Peer, plan.Migration),
         SourceRecord.Reclaimed r => new(plan.Vm, r.Epoch, Owner.Here, plan.Migration),
+        SourceRecord.Recalled r => new(plan.Vm, r.Epoch, Owner.Here, plan.Migration),
         _ => null,
     };
 
@@ -30,6 +31,7 @@ public sealed record Ownership(string Vm, long Epoch, Owner Owner, string Migrat
     {
         DestinationRecord.Claimed => new(plan.Vm, plan.Epoch, Owner.Peer, plan.Migration),
         DestinationRecord.Accepting r => new(plan.Vm, r.Epoch, Owner.Here, plan.Migration),
+        DestinationRecord.Relinquished r => new(plan.Vm, r.Epoch, Owner.Peer, plan.Migration),
         _ => null,
     };
 }

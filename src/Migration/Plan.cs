@@ -20,6 +20,9 @@ public sealed record DiskPlan(
 /// <summary>Who can be asked, and how his certificate is known.</summary>
 public sealed record PeerAddress(string Url, string FingerprintSha256, string Host);
 
+/// <summary>A witness daemon: its certificate's fingerprint, and the key that opens it.</summary>
+public sealed record WitnessAddress(string Url, string FingerprintSha256, string Key);
+
 public sealed record MigrationOptions
 {
     /// <summary>A limit on the background copy in bytes per second; 0 is none.</summary>
@@ -30,6 +33,15 @@ public sealed record MigrationOptions
 
     /// <summary>The wish for the guest's pause; pre-copy goes on until what is left fits.</summary>
     public TimeSpan DowntimeLimit { get; init; } = TimeSpan.FromMilliseconds(50);
+
+    /// <summary>How long each side keeps what it has while the other cannot be reached.</summary>
+    public TimeSpan ResumeWindow { get; init; } = TimeSpan.FromDays(1);
+
+    /// <summary>How long the source's disks are kept, stale and locked, after the VM has moved; zero: they go at once.</summary>
+    public TimeSpan KeepSourceFor { get; init; }
+
+    /// <summary>Who decides when the two sides cannot ask each other; null: then the source waits for the destination, or for an operator's word.</summary>
+    public WitnessAddress? Witness { get; init; }
 }
 
 /// <param name="Epoch">The ownership epoch under which the source runs the VM; the destination will run it under the next one.</param>
@@ -56,6 +68,12 @@ public sealed record PreparedDestination(IReadOnlyList<DiskTarget> Disks, Memory
 
 /// <summary>A disk's content as one hash (the tree of docs/formats/digest.md).</summary>
 public sealed record DiskDigest(string Device, string Root, long LengthBytes);
+
+/// <summary>A part of a disk, in whole leaves of <see cref="LeafBytes"/>; only the disk's end may cut the last one.</summary>
+public readonly record struct DigestRange(long OffsetBytes, long LengthBytes)
+{
+    public const int LeafBytes = 64 * 1024;
+}
 
 /// <summary>The memory image and device state, as one hash.</summary>
 public sealed record MemoryDigest(string Digest, long Bytes);

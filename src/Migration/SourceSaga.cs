@@ -1,100 +1,26 @@
 // The source's half of a migration as a pure function: records -> state, state -> next effect. Whoever runs the effects writes the record that
-// Intent gives before it starts one, and the record that Succeeded or Failed gives after it (research: xenopsd.md 10.3; docs/journeys/vm-migrate.md).
+// Intent gives before it starts one, and the record that came of it after (research: xenopsd.md 10.3; docs/journeys/vm-migrate.md).
 //
 //   BEGIN     Begun
 //   PREPARE   Preparing -> Prepared
 //   MIRROR    MirrorStarting(d) -> MirrorStarted(d) ... -> MirrorsReady
 //   PRECOPY   Precopying -> Precopied
 //   SWITCH    PreSwitch -> Stopping -> Stopped -> MirrorsFinished -> Sent        the last place from which the source may run on
-//   FINISH    Granting -> Frozen -> Accepted | Refused -> Reclaimed              owner in doubt between Granting and the answer
-//   CONFIRM   ReceiptStored -> Released(domain) -> Released(d)... -> Closed
+//   FINISH    Granting -> Frozen -> Accepted | Refused | PeerDeclaredDead -> Reclaimed     owner in doubt between Granting and the answer
+//   CONFIRM   ReceiptStored -> Released(domain) -> Confirmed [-> Holding] -> Released(d)... -> Closed
+//   recall    Holding -> Recalled -> Restored -> Closed                          the VM is brought back from the disks that were held
+//   again     Interrupted [-> Resumed] -> Preparing ...                          from anywhere before Granting
 //   abort     Aborting -> Undone(what)... -> Aborted
-using System.Text.Json.Serialization;
 using Platform;
 
 namespace Migration;
-
-[JsonPolymorphic(TypeDiscriminatorPropertyName = "type")]
-[JsonDerivedType(typeof(Begun), "begun")]
-[JsonDerivedType(typeof(Preparing), "preparing")]
-[JsonDerivedType(typeof(Prepared), "prepared")]
-[JsonDerivedType(typeof(MirrorStarting), "mirror_starting")]
-[JsonDerivedType(typeof(MirrorStarted), "mirror_started")]
-[JsonDerivedType(typeof(MirrorsReady), "mirrors_ready")]
-[JsonDerivedType(typeof(Precopying), "precopying")]
-[JsonDerivedType(typeof(Precopied), "precopied")]
-[JsonDerivedType(typeof(PreSwitch), "pre_switch")]
-[JsonDerivedType(typeof(Stopping), "stopping")]
-[JsonDerivedType(typeof(Stopped), "stopped")]
-[JsonDerivedType(typeof(MirrorsFinished), "mirrors_finished")]
-[JsonDerivedType(typeof(Sent), "sent")]
-[JsonDerivedType(typeof(Granting), "granting")]
-[JsonDerivedType(typeof(Frozen), "frozen")]
-[JsonDerivedType(typeof(Accepted), "accepted")]
-[JsonDerivedType(typeof(Refused), "refused")]
-[JsonDerivedType(typeof(Reclaimed), "reclaimed")]
-[JsonDerivedType(typeof(ReceiptStored), "receipt_stored")]
-[JsonDerivedType(typeof(Released), "released")]
-[JsonDerivedType(typeof(Closed), "closed")]
-[JsonDerivedType(typeof(Aborting), "aborting")]
-[JsonDerivedType(typeof(Undone), "undone")]
-[JsonDerivedType(typeof(Aborted), "aborted")]
-public abstract record SourceRecord
-{
-    public sealed record Begun(MigrationPlan Plan, DateTimeOffset At) : SourceRecord;
-
-    public sealed record Preparing : SourceRecord;
-
-    public sealed record Prepared(PreparedDestination Destination) : SourceRecord;
-
-    public sealed record MirrorStarting(string Device) : SourceRecord;
-
-    public sealed record MirrorStarted(string Device) : SourceRecord;
-
-    public sealed record MirrorsReady(long SentBytes) : SourceRecord;
-
-    public sealed record Precopying : SourceRecord;
-
-    public sealed record Precopied : SourceRecord;
-
-    public sealed record PreSwitch : SourceRecord;
-
-    public sealed record Stopping : SourceRecord;
-
-    public sealed record Stopped(DateTimeOffset At) : SourceRecord;
-
-    public sealed record MirrorsFinished(IReadOnlyList<DiskDigest> Digests, long SentBytes) : SourceRecord;
-
-    public sealed record Sent(ContentDigests Digests) : SourceRecord;
-
-    public sealed record Granting(long Epoch) : SourceRecord;
-
-    public sealed record Frozen : SourceRecord;
-
-    public sealed record Accepted(DateTimeOffset RunningAt) : SourceRecord;
-
-    public sealed record Refused(string Reason) : SourceRecord;
-
-    public sealed record Reclaimed(long Epoch) : SourceRecord;
-
-    public sealed record ReceiptStored(Receipt Receipt) : SourceRecord;
-
-    public sealed record Released(string What) : SourceRecord;
-
-    public sealed record Closed : SourceRecord;
-
-    public sealed record Aborting(MigrationFailure Failure) : SourceRecord;
-
-    public sealed record Undone(string What, string? Failure) : SourceRecord;
-
-    public sealed record Aborted : SourceRecord;
-}
 
 /// <summary>What to do next. Each is idempotent: after a crash it may run again.</summary>
 public abstract record SourceEffect
 {
     public sealed record PrepareDestination : SourceEffect;
 
+    /// <summary>Starts a mirror; one that failed in an earlier attempt goes on with what differs.</summary>
     public sealed record StartMirror(string Device) : SourceEffect;
 
     public sealed record AwaitMirrors : SourceEffect;
@@ -117,10 +43,19 @@ public abstract record SourceEffect
 
     public sealed record ReleaseDomain : SourceEffect;
 
+    public sealed record ConfirmDestination : SourceEffect;
+
+    public sealed record HoldDisks : SourceEffect;
+
+    public sealed record AwaitHoldEnd(DateTimeOffset Until) : SourceEffect;
+
     public sealed record ReleaseDisk(string Device) : SourceEffect;
 
-    public sealed record CloseDestination : SourceEffect;
+    public sealed record RestoreVm : SourceEffect;
 
+    public sealed record Close : SourceEffect;
+
+    /// <summary>The guest runs here with no stream attached: after an interruption, or while undoing.</summary>
     public sealed record ResumeDomain : SourceEffect;
 
     public sealed record StopMirror(string Device) : SourceEffect;
@@ -130,60 +65,28 @@ public abstract record SourceEffect
     public sealed record TellAborted : SourceEffect;
 }
 
-/// <summary>The fold of a source's records. Nothing here is remembered that the records do not say.</summary>
-public sealed record SourceState(IReadOnlyList<SourceRecord> Records)
-{
-    public MigrationPlan Plan => Last<SourceRecord.Begun>()!.Plan;
-
-    public bool IsClosed => Has<SourceRecord.Closed>() || Has<SourceRecord.Aborted>();
-
-    public bool IsAborting => Has<SourceRecord.Aborting>();
-
-    /// <summary>The source's own word does not decide any more: the destination may run the VM.</summary>
-    public bool IsInDoubt => Has<SourceRecord.Granting>() && !Has<SourceRecord.Accepted>() && !Has<SourceRecord.Refused>();
-
-    public bool IsOwnedByDestination => Has<SourceRecord.Accepted>();
-
-    /// <summary>From here on cancelling is refused: the answer decides.</summary>
-    public bool IsPastCancel => Has<SourceRecord.PreSwitch>() && !IsAborting;
-
-    /// <summary>The phase, in the word that a person is shown.</summary>
-    public string Phase => Records[^1] switch
-    {
-        SourceRecord.Begun or SourceRecord.Preparing => "prepare",
-        SourceRecord.Prepared or SourceRecord.MirrorStarting or SourceRecord.MirrorStarted => "mirror",
-        SourceRecord.MirrorsReady or SourceRecord.Precopying => "memory",
-        SourceRecord.Precopied or SourceRecord.PreSwitch or SourceRecord.Stopping or SourceRecord.Stopped or SourceRecord.MirrorsFinished =>
-            "switch-over",
-        SourceRecord.Sent or SourceRecord.Granting or SourceRecord.Frozen => "hand-over",
-        SourceRecord.Accepted or SourceRecord.ReceiptStored or SourceRecord.Released => "confirm",
-        SourceRecord.Closed => "done",
-        SourceRecord.Aborted => "aborted",
-        _ => "undo",
-    };
-
-    public bool Has<T>()
-        where T : SourceRecord => Records.Any(static r => r is T);
-
-    public bool Has<T>(Func<T, bool> match)
-        where T : SourceRecord => Records.OfType<T>().Any(match);
-
-    public T? Last<T>()
-        where T : SourceRecord => Records.OfType<T>().LastOrDefault();
-
-    public SourceState With(SourceRecord record) => new([.. Records, record]);
-}
-
 public static class SourceSaga
 {
+    /// <summary>As many attempts in a row may end without a byte more in place; the next one ends the job.</summary>
+    public const int FruitlessAttemptsLimit = 8;
+
+    /// <summary>The name under which an undo is recorded.</summary>
+    public static string MirrorName(string device) => $"mirror {device}";
+
+    public const string DomainName = "domain";
+
+    public const string DestinationName = "destination";
+
     /// <summary>The one thing to do now, or null when the migration is over.</summary>
     public static SourceEffect? Next(SourceState state)
     {
         if (state.IsClosed)
             return null;
+        if (state.Has<SourceRecord.Recalled>())
+            return state.Has<SourceRecord.Restored>() ? new SourceEffect.Close() : new SourceEffect.RestoreVm();
         if (state.IsOwnedByDestination)
             return NextAfterHandOver(state);
-        if (state.IsAborting || state.Has<SourceRecord.Refused>())
+        if (state.IsAborting || state.IsGivenBack)
             return NextUndo(state);
         return NextForward(state);
     }
@@ -197,60 +100,91 @@ public static class SourceSaga
         SourceEffect.StopDomain => new SourceRecord.Stopping(),
         // Written before the copy is made non-runnable, so that no crash leaves a frozen domain that nobody knows why.
         SourceEffect.FreezeDomain => new SourceRecord.Granting(state.Plan.Epoch + 1),
+        SourceEffect.ResumeDomain when state.IsGivenBack && !state.Has<SourceRecord.Reclaimed>() => new SourceRecord.Reclaimed(state.Plan.Epoch + 2),
         _ => null,
     };
 
-    /// <summary>What an effect that failed means: before GRANT the job unwinds, after it only the destination's answer counts.</summary>
+    /// <summary>
+    /// What an effect that failed means. Before GRANT: what may pass begins a new attempt, the rest unwinds. After it only the destination's answer
+    /// counts.
+    /// </summary>
+    /// <param name="doneBytes">How much of the disks is in place.</param>
     /// <returns>The record to write, or null: try again later.</returns>
-    public static SourceRecord? Failed(SourceState state, SourceEffect effect, MigrationFailure failure) => effect switch
+    public static SourceRecord? Failed(SourceState state, SourceEffect effect, MigrationFailure failure, long doneBytes, DateTimeOffset now) => effect switch
     {
         SourceEffect.ResumeDomain or SourceEffect.TellAborted => null,
-        SourceEffect.StopMirror e => new SourceRecord.Undone(MirrorName(e.Device), failure.Message),
-        SourceEffect.AbortDestination => new SourceRecord.Undone(DestinationName, failure.Message),
+        SourceEffect.StopMirror or SourceEffect.AbortDestination => null,
         SourceEffect.FreezeDomain => new SourceRecord.Refused($"the source could not be frozen: {failure.Message}"),
-        SourceEffect.SendGrant or SourceEffect.StoreReceipt or SourceEffect.ReleaseDomain or SourceEffect.ReleaseDisk
-            or SourceEffect.CloseDestination => null,
-        _ => new SourceRecord.Aborting(failure),
+        SourceEffect.SendGrant => null,
+        _ when state.IsOwnedByDestination || state.Has<SourceRecord.Recalled>() => null,
+        SourceEffect.PrepareDestination when failure.IsTransient && state.Attempt > 0 && !IsTooLate(state, now) => null,
+        _ when failure.IsTransient && state.HasNow<SourceRecord.Prepared>() && !IsFruitless(state, doneBytes) =>
+            new SourceRecord.Interrupted(failure.Message, doneBytes, now),
+        _ => new SourceRecord.Aborting(failure, now),
     };
 
     /// <summary>
-    /// The record a restarted daemon adds to an unfinished journal: before the grant it unwinds (the guest ran or was stopped, either way it runs
-    /// on here); after it, nothing: the destination's answer decides.
+    /// The record for an undo that was tried often enough: what it would have taken away is the destination's patience's, or a person's. A destination
+    /// that cannot be reached is told as long as it could be waiting for this source.
     /// </summary>
-    public static SourceRecord? AfterRestart(SourceState state) =>
-        state.IsClosed || state.IsAborting || state.Has<SourceRecord.Granting>()
-            ? null
-            : new SourceRecord.Aborting(
-                new MigrationFailure("VM_MIGRATE_FAILED", [], MigrationSide.Source, state.Phase, "the daemon was restarted in the middle"));
+    public static SourceRecord? GiveUp(SourceState state, SourceEffect effect, MigrationFailure failure, DateTimeOffset now) => effect switch
+    {
+        SourceEffect.StopMirror e => new SourceRecord.Undone(MirrorName(e.Device), failure.Message),
+        SourceEffect.AbortDestination when !failure.IsTransient || now - AbortedAt(state) > state.Plan.Options.ResumeWindow =>
+            new SourceRecord.Undone(DestinationName, failure.Message),
+        _ => null,
+    };
 
-    /// <summary>The name under which an undo is recorded.</summary>
-    public static string MirrorName(string device) => $"mirror {device}";
+    /// <summary>
+    /// The record a restarted daemon adds to an unfinished journal: a guest that may have been stopped, or has half a stream, runs on first and a new
+    /// attempt follows. While only disks are mirrored nothing is lost by going on. After the grant the destination's answer decides.
+    /// </summary>
+    public static SourceRecord? AfterRestart(SourceState state, DateTimeOffset now) =>
+        !state.IsClosed && !state.IsAborting && !state.Has<SourceRecord.Granting>() && state.MayHaveTouchedGuest && state.HasNow<SourceRecord.Prepared>()
+            ? new SourceRecord.Interrupted("the source's daemon was restarted in the middle", 0, now)
+            : null;
 
-    public const string DomainName = "domain";
+    /// <summary>Why an operator may not declare the destination dead now; null when he may.</summary>
+    public static string? WhyNotDeclareDead(SourceState state) =>
+        state.IsInDoubt && state.Has<SourceRecord.Frozen>() ? null
+        : state.IsInDoubt ? "the source's copy is not frozen yet; try again"
+        : state.Has<SourceRecord.Accepted>() ? "the destination has accepted the VM; see recall"
+        : "the source owns the VM; cancel ends the migration";
 
-    public const string DestinationName = "destination";
+    /// <summary>Why the VM cannot be brought back from the disks that were held; null when it can.</summary>
+    public static string? WhyNotRecall(SourceState state) =>
+        state.IsHolding && !state.Has<SourceRecord.Released>(static r => r.What != DomainName) ? null
+        : state.Has<SourceRecord.Recalled>() ? "it is being brought back already"
+        : state.IsOwnedByDestination ? "the source's disks were not kept, or the time they were kept for is over"
+        : "the VM is here";
 
     private static SourceEffect NextForward(SourceState state)
     {
-        if (!state.Has<SourceRecord.Prepared>())
-            return new SourceEffect.PrepareDestination();
+        if (!state.Has<SourceRecord.Granting>())
+        {
+            if (!state.HasNow<SourceRecord.Precopying>() && !state.HasNow<SourceRecord.Stopping>() && state.MayHaveTouchedGuest)
+                return new SourceEffect.ResumeDomain();
+            if (!state.HasNow<SourceRecord.Prepared>())
+                return new SourceEffect.PrepareDestination();
+        }
+
         foreach (DiskPlan disk in state.Plan.Disks)
         {
-            if (!state.Has<SourceRecord.MirrorStarted>(r => r.Device == disk.Device))
+            if (!state.HasNow<SourceRecord.MirrorStarted>(r => r.Device == disk.Device))
                 return new SourceEffect.StartMirror(disk.Device);
         }
 
-        if (!state.Has<SourceRecord.MirrorsReady>())
+        if (!state.HasNow<SourceRecord.MirrorsReady>())
             return new SourceEffect.AwaitMirrors();
-        if (!state.Has<SourceRecord.Precopied>())
+        if (!state.HasNow<SourceRecord.Precopied>())
             return new SourceEffect.Precopy();
-        if (!state.Has<SourceRecord.PreSwitch>())
+        if (!state.HasNow<SourceRecord.PreSwitch>())
             return new SourceEffect.ProbeDestination();
-        if (!state.Has<SourceRecord.Stopped>())
+        if (!state.HasNow<SourceRecord.Stopped>())
             return new SourceEffect.StopDomain();
-        if (!state.Has<SourceRecord.MirrorsFinished>())
+        if (!state.HasNow<SourceRecord.MirrorsFinished>())
             return new SourceEffect.FinishMirrors();
-        if (!state.Has<SourceRecord.Sent>())
+        if (!state.HasNow<SourceRecord.Sent>())
             return new SourceEffect.SendMemory();
         if (!state.Has<SourceRecord.Frozen>())
             return new SourceEffect.FreezeDomain();
@@ -264,20 +198,32 @@ public static class SourceSaga
             return new SourceEffect.StoreReceipt();
         if (!state.Has<SourceRecord.Released>(static r => r.What == DomainName))
             return new SourceEffect.ReleaseDomain();
+        if (!state.Has<SourceRecord.Confirmed>())
+            return new SourceEffect.ConfirmDestination();
+        if (state.Plan.Options.KeepSourceFor > TimeSpan.Zero)
+        {
+            if (state.Last<SourceRecord.Holding>() is not { } holding)
+                return new SourceEffect.HoldDisks();
+            if (!state.Has<SourceRecord.Released>(static r => r.What == HoldName))
+                return new SourceEffect.AwaitHoldEnd(holding.Until);
+        }
+
         foreach (DiskPlan disk in state.Plan.Disks)
         {
             if (!state.Has<SourceRecord.Released>(r => r.What == disk.Device))
                 return new SourceEffect.ReleaseDisk(disk.Device);
         }
 
-        return new SourceEffect.CloseDestination();
+        return new SourceEffect.Close();
     }
+
+    /// <summary>What <see cref="SourceEffect.AwaitHoldEnd"/> leaves in the journal.</summary>
+    public const string HoldName = "hold";
 
     private static SourceEffect NextUndo(SourceState state)
     {
         // The guest first: it runs again before anything is tidied up.
-        bool mayHaveStopped = state.Has<SourceRecord.Stopping>() || state.Has<SourceRecord.Precopying>();
-        if (mayHaveStopped && !IsUndone(state, DomainName))
+        if (state.MayHaveTouchedGuest)
         {
             Invariant.Holds(!state.IsInDoubt, "a source in doubt never runs its copy");
             return new SourceEffect.ResumeDomain();
@@ -295,4 +241,17 @@ public static class SourceSaga
     }
 
     private static bool IsUndone(SourceState state, string what) => state.Has<SourceRecord.Undone>(r => r.What == what);
+
+    /// <summary>The destination could not be reached for as long as the plan allows; its own patience is over too.</summary>
+    private static bool IsTooLate(SourceState state, DateTimeOffset now) =>
+        state.Last<SourceRecord.Interrupted>() is { } last && now - last.At > state.Plan.Options.ResumeWindow;
+
+    private static DateTimeOffset AbortedAt(SourceState state) =>
+        state.Last<SourceRecord.Aborting>()?.At ?? state.Last<SourceRecord.Stopped>()?.At ?? DateTimeOffset.MinValue;
+
+    /// <summary>How many of the latest attempts ended without more in place than there is now; at most the limit.</summary>
+    public static int FruitlessAttempts(SourceState state, long doneBytes) =>
+        state.Records.OfType<SourceRecord.Interrupted>().TakeLast(FruitlessAttemptsLimit).Reverse().TakeWhile(i => i.DoneBytes >= doneBytes).Count();
+
+    private static bool IsFruitless(SourceState state, long doneBytes) => FruitlessAttempts(state, doneBytes) == FruitlessAttemptsLimit;
 }

@@ -72,7 +72,8 @@ public sealed class MigrationWorld :
         Crash();
     }
 
-    Task ISourceStorage.StartMirrorAsync(DiskPlan disk, DiskTarget target, MigrationOptions options, CancellationToken cancellationToken) =>
+    Task ISourceStorage.StartMirrorAsync(
+        DiskPlan disk, DiskTarget target, bool wasMirrored, long bytesPerSecond, MigrationOptions options, CancellationToken cancellationToken) =>
         Do(() => Mirrors.Add(disk.Device));
 
     Task<MirrorProgress> ISourceStorage.MirrorStatusAsync(DiskPlan disk, CancellationToken cancellationToken) =>
@@ -84,6 +85,12 @@ public sealed class MigrationWorld :
 
     Task<DiskDigest> ISourceStorage.DigestAsync(DiskPlan disk, CancellationToken cancellationToken) =>
         Do(() => new DiskDigest(disk.Device, "root" + disk.Device, disk.LengthBytes));
+
+    Task ISourceStorage.SetRateAsync(DiskPlan disk, long bytesPerSecond, CancellationToken cancellationToken) => Do(() => true);
+
+    Task<string> ISourceStorage.RangeDigestAsync(DiskPlan disk, DigestRange range, CancellationToken cancellationToken) => Do(() => "same");
+
+    Task ISourceStorage.HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken) => Do(() => true);
 
     Task ISourceStorage.DestroyAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() =>
     {
@@ -113,10 +120,12 @@ public sealed class MigrationWorld :
 
     Task ISourceDomain.ReleaseAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() => SourceExists = false);
 
-    async Task<PreparedDestination> IPeer.PrepareAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    Task ISourceDomain.RestoreAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() => SourceExists = true);
+
+    async Task<PreparedDestination> IPeer.PrepareAsync(MigrationPlan plan, int attempt, CancellationToken cancellationToken)
     {
         await Do(() => true);
-        return await Destination!.PrepareAsync(cancellationToken);
+        return await Destination!.PrepareAsync(attempt, cancellationToken);
     }
 
     Task IPeer.HeartbeatAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() =>
@@ -129,6 +138,18 @@ public sealed class MigrationWorld :
     {
         await Do(() => true);
         return await Destination!.DigestAsync(cancellationToken);
+    }
+
+    async Task<string> IPeer.RangeDigestAsync(MigrationPlan plan, string device, DigestRange range, CancellationToken cancellationToken)
+    {
+        await Do(() => true);
+        return await Destination!.RangeDigestAsync(device, range, cancellationToken);
+    }
+
+    async Task IPeer.RelinquishAsync(MigrationPlan plan, long epoch, CancellationToken cancellationToken)
+    {
+        await Destination!.RelinquishAsync(epoch, cancellationToken);
+        await Do(() => true);
     }
 
     async Task IPeer.ProbeAsync(MigrationPlan plan, CancellationToken cancellationToken)
@@ -172,6 +193,17 @@ public sealed class MigrationWorld :
 
     Task IDestinationResources.DestroyAsync(Resource resource, string? id, DestinationState state, CancellationToken cancellationToken) =>
         Do(() => resource.ToString() == DestinationKeeps ? throw new IOException("ordered to stay") : AtDestination.Remove(resource.ToString()));
+
+    Task<bool> IDestinationResources.IsThereAsync(Resource resource, string id, DestinationState state, CancellationToken cancellationToken) =>
+        Do(() => AtDestination.Contains(id));
+
+    Task<string> IDestinationResources.RangeDigestAsync(
+        DiskPlan disk, DigestRange range, DestinationState state, CancellationToken cancellationToken) => Do(() => "same");
+
+    Task<DateTimeOffset> IDestinationResources.BootAsync(DestinationState state, CancellationToken cancellationToken) =>
+        throw new InvariantException("nothing here loses a loaded guest");
+
+    Task IDestinationResources.CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken) => Do(() => true);
 
     PreparedDestination IDestinationResources.Describe(DestinationState state) => new(
         [.. state.Plan.Disks.Select(static d => new DiskTarget(d.Device, "b", 1, "secret", "bb", "new" + d.Device))],

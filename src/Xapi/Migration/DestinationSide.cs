@@ -63,6 +63,15 @@ public sealed class DestinationSide(
         }
     }
 
+    public Task<bool> IsThereAsync(Resource resource, string id, DestinationState state, CancellationToken cancellationToken) => Task.FromResult(true);
+
+    public Task<string> RangeDigestAsync(DiskPlan disk, DigestRange range, DestinationState state, CancellationToken cancellationToken) =>
+        throw new NotSupportedException();
+
+    public Task<DateTimeOffset> BootAsync(DestinationState state, CancellationToken cancellationToken) => throw new NotSupportedException();
+
+    public Task CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken) => throw new NotSupportedException();
+
     public PreparedDestination Describe(DestinationState state)
     {
         DiskTarget[] disks =
@@ -196,7 +205,7 @@ public sealed class DestinationSide(
             TapdiskDisk tap = await FindAsync(disk, state, "export", cancellationToken);
             await tapdisks.Extensions.UnexportAsync(tap.ProcessId, tap.Minor, new Secret(name), cancellationToken);
         }
-        catch (TapException e) when (e.ErrnoNumber is TapException.NoSuchProcess or TapException.NoSuchDevice && !state.Has<DestinationRecord.Loaded>())
+        catch (TapException e) when (e.ErrnoNumber is TapException.NoSuchProcess or TapException.NoSuchDevice && state.Loaded is null)
         {
             // Its tapdisk died, and the export with it. Only when nothing will run from it.
         }

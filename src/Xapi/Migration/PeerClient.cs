@@ -40,13 +40,16 @@ public sealed class PeerClient : IPeer, IDisposable
     public Task<PlanAnswer> PlanAsync(PlanQuestion question, CancellationToken cancellationToken) =>
         CallAsync<PlanAnswer>("plan", PeerProtocol.Node(question), cancellationToken);
 
-    public Task<PreparedDestination> PrepareAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
-        CallAsync<PreparedDestination>("prepare", PeerProtocol.Node(plan), cancellationToken);
+    public Task<PreparedDestination> PrepareAsync(MigrationPlan plan, int attempt, CancellationToken cancellationToken) =>
+        CallAsync<PreparedDestination>("prepare", PeerProtocol.Node(new PrepareRequest(plan, attempt)), cancellationToken);
 
     public Task HeartbeatAsync(MigrationPlan plan, CancellationToken cancellationToken) => CallAsync("heartbeat", null, cancellationToken);
 
     public async Task<IReadOnlyList<DiskDigest>> DigestAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
         await CallAsync<DiskDigest[]>("digest", null, cancellationToken);
+
+    public Task<string> RangeDigestAsync(MigrationPlan plan, string device, DigestRange range, CancellationToken cancellationToken) =>
+        CallAsync<string>("digest_range", PeerProtocol.Node(new RangeRequest(device, range)), cancellationToken);
 
     public Task ProbeAsync(MigrationPlan plan, CancellationToken cancellationToken) => CallAsync("probe", null, cancellationToken);
 
@@ -61,6 +64,9 @@ public sealed class PeerClient : IPeer, IDisposable
 
     public Task ConfirmAsync(MigrationPlan plan, Receipt receipt, CancellationToken cancellationToken) =>
         CallAsync("confirm", PeerProtocol.Node(receipt), cancellationToken);
+
+    public Task RelinquishAsync(MigrationPlan plan, long epoch, CancellationToken cancellationToken) =>
+        CallAsync("relinquish", JsonValue.Create(epoch), cancellationToken);
 
     public void Dispose() => http.Dispose();
 

@@ -33,15 +33,14 @@ public sealed partial class PeerEndpoint : IDisposable
         this.log = log;
     }
 
-    /// <summary>Takes up what a restarted daemon finds open: what was not accepted is refused and tidied up, what was accepted runs on.</summary>
+    /// <summary>Takes up what a restarted daemon finds open: what was accepted runs, for what was not the source is waited for.</summary>
     public async Task RecoverAsync(CancellationToken cancellationToken)
     {
         foreach (DestinationState state in store.OpenDestinations())
         {
             DestinationRunner runner = Find(state.Plan.Migration)!;
             LogRecover(state.Plan.Migration, state.Plan.VmName, state.Name);
-            if (!state.IsOwner)
-                await runner.AbortAsync("the destination's daemon was restarted in the middle", cancellationToken);
+            await runner.RecoverAsync(cancellationToken);
         }
     }
 
@@ -94,7 +93,11 @@ public sealed partial class PeerEndpoint : IDisposable
 
         // What a request began goes on when its connection is gone: only the saga decides what is undone.
         if (verb == "prepare")
-            return PeerProtocol.Node(await Claim(token, PeerProtocol.Read<MigrationPlan>(body)).PrepareAsync(CancellationToken.None));
+        {
+            PrepareRequest prepare = PeerProtocol.Read<PrepareRequest>(body);
+            return PeerProtocol.Node(await Claim(token, prepare.Plan).PrepareAsync(prepare.Attempt, CancellationToken.None));
+        }
+
         if (Find(token.Migration) is not { } runner)
         {
             if (verb == "abort")
@@ -109,6 +112,12 @@ public sealed partial class PeerEndpoint : IDisposable
                 return null;
             case "digest":
                 return PeerProtocol.Node(await runner.DigestAsync(cancellationToken));
+            case "digest_range":
+                RangeRequest range = PeerProtocol.Read<RangeRequest>(body);
+                return JsonValue.Create(await runner.RangeDigestAsync(range.Device, range.Range, cancellationToken));
+            case "relinquish":
+                await runner.RelinquishAsync(PeerProtocol.Read<long>(body), CancellationToken.None);
+                return null;
             case "probe":
                 await runner.ProbeAsync(cancellationToken);
                 return null;
@@ -138,7 +147,7 @@ public sealed partial class PeerEndpoint : IDisposable
         lock (gate)
         {
             if (!runners.TryGetValue(migration, out DestinationRunner? runner) && store.Destination(migration) is { } state)
-                runners[migration] = runner = new DestinationRunner(state, store, resources, time);
+                runners[migration] = runner = new DestinationRunner(state, store, resources, null, time);
             return runner;
         }
     }
@@ -155,7 +164,7 @@ public sealed partial class PeerEndpoint : IDisposable
                 return runner;
             CheckFresh(token);
             store.Append(token.Migration, new DestinationRecord.Claimed(plan, time.GetUtcNow()));
-            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, time);
+            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, null, time);
         }
     }
 

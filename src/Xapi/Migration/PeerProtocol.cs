@@ -12,6 +12,11 @@ public sealed record PlanQuestion(string Vm, string VmName, IReadOnlyList<DiskPl
 /// <param name="Storages">The destination storage for each disk, by device, in the words of the destination.</param>
 public sealed record PlanAnswer(IReadOnlyDictionary<string, string> Storages, string Host);
 
+/// <param name="Attempt">The source's, from 0: each gets connections of its own.</param>
+public sealed record PrepareRequest(MigrationPlan Plan, int Attempt);
+
+public sealed record RangeRequest(string Device, DigestRange Range);
+
 public sealed record GrantRequest(long Epoch, ContentDigests Digests);
 
 public static class PeerProtocol

@@ -18,11 +18,12 @@ public sealed class SourceSide(
 
     private XenopsClient Client => xenops.Client;
 
-    public async Task StartMirrorAsync(DiskPlan disk, DiskTarget target, MigrationOptions options, CancellationToken cancellationToken)
+    public async Task StartMirrorAsync(
+        DiskPlan disk, DiskTarget target, bool wasMirrored, long bytesPerSecond, MigrationOptions options, CancellationToken cancellationToken)
     {
         TapdiskDisk tap = await FindAsync(disk, cancellationToken);
         MirrorTarget mirror = new(
-            $"nbds://{target.Host}:{target.Port}", new Secret(target.Name), target.FingerprintSha256, options.StallLimit, options.BandwidthBytesPerSecond);
+            $"nbds://{target.Host}:{target.Port}", new Secret(target.Name), target.FingerprintSha256, options.StallLimit, bytesPerSecond);
         await tapdisks.Extensions.MirrorStartAsync(tap.ProcessId, tap.Minor, mirror, cancellationToken);
     }
 
@@ -61,6 +62,18 @@ public sealed class SourceSide(
         StorageAccess.Tap.DiskDigest digest = await tapdisks.Extensions.DigestAsync(tap.ProcessId, tap.Minor, cancellationToken);
         return new DiskDigest(disk.Device, digest.Root, digest.LengthBytes);
     }
+
+    public async Task SetRateAsync(DiskPlan disk, long bytesPerSecond, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, cancellationToken);
+        await tapdisks.Extensions.MirrorRateAsync(tap.ProcessId, tap.Minor, bytesPerSecond, cancellationToken);
+    }
+
+    public Task<string> RangeDigestAsync(DiskPlan disk, DigestRange range, CancellationToken cancellationToken) => throw new NotSupportedException();
+
+    public Task HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken) => throw new NotSupportedException();
+
+    public Task RestoreAsync(MigrationPlan plan, CancellationToken cancellationToken) => throw new NotSupportedException();
 
     public async Task DestroyAsync(DiskPlan disk, CancellationToken cancellationToken)
     {

@@ -51,7 +51,7 @@ public sealed partial class VmMigration(
             string migration = found.Plan.Migration;
             if (store.FindPeer(migration) is not { } token)
                 continue; // Without its peer nothing can be said; the ownership record keeps the VM from running twice.
-            if (SourceSaga.AfterRestart(found) is { } record)
+            if (SourceSaga.AfterRestart(found, time.GetUtcNow()) is { } record)
                 store.Append(migration, record);
             LogRecover(migration, found.Plan.VmName, found.Phase);
             recoveries[migration] = RecoverAsync(store.Source(migration)!, token);
@@ -125,13 +125,19 @@ public sealed partial class VmMigration(
         Task<Receipt> run = RunAsync(runner, peer, context.CancellationToken);
         try
         {
-            if (await Task.WhenAny(run, runner.Stuck) == runner.Stuck)
+            if (await Task.WhenAny(run, runner.Settled) == runner.Settled && !run.IsCompleted)
             {
-                // The VM has moved, and that is what was asked for; what will not go here is tried on in the background.
+                // What was asked for is done, or is known not to be; what will not go yet is tried on in the background.
                 Volatile.Write(ref isWatched, false);
                 recoveries[plan.Migration] = run;
-                context.Task.SetOtherConfig("leftover", await runner.Stuck);
-                LogStuck(plan.Migration, plan.VmName, await runner.Stuck);
+                if (await runner.Settled is { } leftover)
+                {
+                    context.Task.SetOtherConfig("leftover", leftover);
+                    LogStuck(plan.Migration, plan.VmName, leftover);
+                }
+
+                if (!runner.State.Has<SourceRecord.ReceiptStored>())
+                    throw runner.Cause();
             }
             else
             {
@@ -191,7 +197,7 @@ public sealed partial class VmMigration(
     private SourceRunner Runner(SourceState state, PeerClient peer, Action<MigrationProgress> report)
     {
         SourceSide side = new(database, storage, vdis, xenops, state.Plan.Vm, identity().HostRef);
-        return new SourceRunner(state, store, side, side, peer, time, report);
+        return new SourceRunner(state, store, side, side, peer, null, time, report);
     }
 
     private async Task<Receipt> RunAsync(SourceRunner runner, PeerClient peer, CancellationToken cancel)
