@@ -8,11 +8,12 @@ namespace Support;
 /// Two pools in memory for the saga's tests: what exists on each side, who may run the VM, and a counter of every call and every journal record,
 /// at any of which a failure or a crash can be ordered. It knows nothing of the saga's states.
 /// </summary>
-public sealed class MigrationWorld :
+public sealed class MigrationWorld(MigrationOptions? options = null) :
     ISourceStorage, ISourceDomain, IPeer, IDestinationResources, IJournal<SourceRecord>, IJournal<DestinationRecord>
 {
     private int calls;
     private int records;
+    private readonly List<object> story = [];
 
     public MigrationPlan Plan { get; } = new(
         "m1", "vm1", "lovely", 7,
@@ -20,7 +21,7 @@ public sealed class MigrationWorld :
             new DiskPlan("xvda", "srA", "d1", "srB", "root", "", 1 << 20, 1 << 19, false),
             new DiskPlan("xvdb", "srA", "d2", "srB", "swap", "", 1 << 20, 1 << 18, false),
         ],
-        new PeerAddress("https://a", "aa", "hostA"), new PeerAddress("https://b", "bb", "hostB"), new JsonObject(), new MigrationOptions());
+        new PeerAddress("https://a", "aa", "hostA"), new PeerAddress("https://b", "bb", "hostB"), new JsonObject(), options ?? new MigrationOptions());
 
     public List<SourceRecord> SourceRecords { get; } = [];
 
@@ -45,6 +46,14 @@ public sealed class MigrationWorld :
 
     public bool FailAfter { get; init; }
 
+    /// <summary>The ordered failure is one that trying again does not mend.</summary>
+    public bool FailForGood { get; init; }
+
+    /// <summary>From this call on (counted from 1) the destination does not answer any more; 0 is never.</summary>
+    public int UnreachableFromCall { get; init; }
+
+    public HashSet<string> HeldDisks { get; } = [];
+
     /// <summary>While set, destroying a source disk fails.</summary>
     public bool SourceDisksStay { get; set; }
 
@@ -60,16 +69,21 @@ public sealed class MigrationWorld :
 
     public DestinationRunner? Destination { get; set; }
 
+    /// <summary>How many records of both sides were written before the first of this kind.</summary>
+    public int RecordsBefore<T>() => story.FindIndex(static r => r is T);
+
+    public void StopDestination() => DestinationRuns = false;
+
     void IJournal<SourceRecord>.Append(string migration, SourceRecord record)
     {
         SourceRecords.Add(record);
-        Crash();
+        Crash(record);
     }
 
     void IJournal<DestinationRecord>.Append(string migration, DestinationRecord record)
     {
         DestinationRecords.Add(record);
-        Crash();
+        Crash(record);
     }
 
     Task ISourceStorage.StartMirrorAsync(
@@ -90,7 +104,7 @@ public sealed class MigrationWorld :
 
     Task<string> ISourceStorage.RangeDigestAsync(DiskPlan disk, DigestRange range, CancellationToken cancellationToken) => Do(() => "same");
 
-    Task ISourceStorage.HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken) => Do(() => true);
+    Task ISourceStorage.HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken) => Do(() => HeldDisks.Add(disk.SourceDisk));
 
     Task ISourceStorage.DestroyAsync(DiskPlan disk, CancellationToken cancellationToken) => Do(() =>
     {
@@ -124,65 +138,67 @@ public sealed class MigrationWorld :
 
     async Task<PreparedDestination> IPeer.PrepareAsync(MigrationPlan plan, int attempt, CancellationToken cancellationToken)
     {
-        await Do(() => true);
+        await Reach();
         return await Destination!.PrepareAsync(attempt, cancellationToken);
     }
 
-    Task IPeer.HeartbeatAsync(MigrationPlan plan, CancellationToken cancellationToken) => Do(() =>
+    async Task IPeer.HeartbeatAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
+        await Reach();
         Destination!.Heartbeat();
-        return true;
-    });
+    }
 
     async Task<IReadOnlyList<DiskDigest>> IPeer.DigestAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
-        await Do(() => true);
+        await Reach();
         return await Destination!.DigestAsync(cancellationToken);
     }
 
     async Task<string> IPeer.RangeDigestAsync(MigrationPlan plan, string device, DigestRange range, CancellationToken cancellationToken)
     {
-        await Do(() => true);
+        await Reach();
         return await Destination!.RangeDigestAsync(device, range, cancellationToken);
     }
 
     async Task IPeer.RelinquishAsync(MigrationPlan plan, long epoch, CancellationToken cancellationToken)
     {
         await Destination!.RelinquishAsync(epoch, cancellationToken);
-        await Do(() => true);
+        await Reach();
     }
 
     async Task IPeer.ProbeAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
-        await Do(() => true);
+        await Reach();
         await Destination!.ProbeAsync(cancellationToken);
     }
 
     async Task<ContentDigests> IPeer.LoadedAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
         ContentDigests digests = await Destination!.LoadedAsync(cancellationToken);
-        await Do(() => true);
+        await Reach();
         return digests;
     }
 
     async Task<GrantAnswer> IPeer.GrantAsync(MigrationPlan plan, long epoch, ContentDigests digests, CancellationToken cancellationToken)
     {
         GrantAnswer answer = await Destination!.GrantAsync(epoch, digests);
-        await Do(() => true);
+        await Reach();
         return answer;
     }
 
     async Task IPeer.AbortAsync(MigrationPlan plan, string reason, CancellationToken cancellationToken)
     {
+        if (UnreachableFromCall > 0 && calls >= UnreachableFromCall)
+            throw new IOException("unreachable");
         if (DestinationRecords.Count > 0 && await Destination!.AbortAsync(reason, cancellationToken) is { } left)
-            throw new IOException(left);
-        await Do(() => true);
+            throw new MigrationException("VM_MIGRATE_FAILED", [], MigrationSide.Destination, left);
+        await Reach();
     }
 
     async Task IPeer.ConfirmAsync(MigrationPlan plan, Receipt receipt, CancellationToken cancellationToken)
     {
         await Destination!.ConfirmAsync(receipt, cancellationToken);
-        await Do(() => true);
+        await Reach();
     }
 
     Task<string> IDestinationResources.MakeAsync(Resource resource, DestinationState state, CancellationToken cancellationToken) => Do(() =>
@@ -203,7 +219,8 @@ public sealed class MigrationWorld :
     Task<DateTimeOffset> IDestinationResources.BootAsync(DestinationState state, CancellationToken cancellationToken) =>
         throw new InvariantException("nothing here loses a loaded guest");
 
-    Task IDestinationResources.CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken) => Do(() => true);
+    Task IDestinationResources.CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken) => Do(() =>
+        DestinationRuns ? throw new MigrationException("VM_BAD_POWER_STATE", [], MigrationSide.Destination, "it runs") : true);
 
     PreparedDestination IDestinationResources.Describe(DestinationState state) => new(
         [.. state.Plan.Disks.Select(static d => new DiskTarget(d.Device, "b", 1, "secret", "bb", "new" + d.Device))],
@@ -238,13 +255,20 @@ public sealed class MigrationWorld :
     {
         bool fails = ++calls == FailCall;
         if (fails && !FailAfter)
-            throw new IOException("ordered failure");
+            throw Failure("ordered failure");
         T result = work();
-        return fails ? throw new IOException("ordered failure after the work was done") : Task.FromResult(result);
+        return fails ? throw Failure("ordered failure after the work was done") : Task.FromResult(result);
     }
 
-    private void Crash()
+    private Exception Failure(string message) => FailForGood
+        ? new MigrationException("VM_MIGRATE_FAILED", [], MigrationSide.Destination, message)
+        : new IOException(message);
+
+    private Task<bool> Reach() => UnreachableFromCall > 0 && calls >= UnreachableFromCall ? throw new IOException("unreachable") : Do(() => true);
+
+    private void Crash(object record)
     {
+        story.Add(record);
         if (++records == CrashAtRecord)
             throw new InvariantException("both processes die here"); // What nobody below the process boundary catches.
     }

@@ -68,7 +68,7 @@ public sealed class MigrationTests : IDisposable
     [Fact]
     public async Task A_source_prepares_loads_is_granted_and_confirms_and_each_may_be_asked_again()
     {
-        JsonObject plan = PeerProtocol.Node(world.Plan)!.AsObject();
+        JsonNode? plan = Prepare(world.Plan);
         for (int time = 0; time < 2; time++)
             Assert.Equal("secret", (string?)(await AskAsync("prepare", plan))["result"]!["memory"]!["secret"]);
         JsonNode digests = (await AskAsync("loaded", null))["result"]!;
@@ -84,7 +84,7 @@ public sealed class MigrationTests : IDisposable
     [Fact]
     public async Task A_grant_whose_digests_differ_is_refused_for_good_and_everything_made_is_gone()
     {
-        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        await AskAsync("prepare", Prepare(world.Plan));
         JsonNode digests = (await AskAsync("loaded", null))["result"]!;
         digests["disks"]![0]!["root"] = "another";
 
@@ -123,7 +123,7 @@ public sealed class MigrationTests : IDisposable
             time.Advance(TimeSpan.FromHours(2));
 
         string answer = await endpoint.HandleAsync(
-            bearer, PeerProtocol.Request(how == "unknown verb" ? "fly" : "prepare", migration, PeerProtocol.Node(plan)), None);
+            bearer, PeerProtocol.Request(how == "unknown verb" ? "fly" : "prepare", migration, Prepare(plan)), None);
         Assert.Equal("VM_MIGRATE_FAILED", (string?)JsonNode.Parse(answer)!["error"]!["code"]);
         if (how == "expired")
             Assert.Contains("expired", (string?)JsonNode.Parse(answer)!["error"]!["message"], StringComparison.Ordinal);
@@ -133,24 +133,31 @@ public sealed class MigrationTests : IDisposable
     [Fact]
     public async Task A_token_is_for_one_source_and_for_one_time()
     {
-        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
-        JsonNode other = await AskAsync("prepare", PeerProtocol.Node(world.Plan with { Source = new PeerAddress("https://x", "xx", "x") }));
+        await AskAsync("prepare", Prepare(world.Plan));
+        JsonNode other = await AskAsync("prepare", Prepare(world.Plan with { Source = new PeerAddress("https://x", "xx", "x") }));
         Assert.Contains("used already", (string?)other["error"]!["message"], StringComparison.Ordinal);
         await AskAsync("abort", JsonValue.Create("enough"));
-        JsonNode again = await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        JsonNode again = await AskAsync("prepare", Prepare(world.Plan));
         Assert.Contains("used already", (string?)again["error"]!["message"], StringComparison.Ordinal);
         Assert.Empty(world.AtDestination);
     }
 
-    [Fact]
-    public async Task A_source_that_falls_silent_is_given_up_and_everything_made_for_it_is_gone()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task A_source_that_falls_silent_is_given_up_after_its_window_and_everything_made_for_it_is_gone(bool isHeard)
     {
-        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        await AskAsync("prepare", Prepare(world.Plan));
         Assert.NotEmpty(world.AtDestination);
-        time.Advance(DestinationRunner.Patience - TimeSpan.FromSeconds(1));
-        Assert.Null((await AskAsync("heartbeat", null))["error"]);
-        time.Advance(DestinationRunner.Patience - TimeSpan.FromSeconds(1));
+        time.Advance(DestinationRunner.FirstPatience - TimeSpan.FromSeconds(1));
         Assert.NotEmpty(world.AtDestination);
+        if (isHeard)
+        {
+            Assert.Null((await AskAsync("heartbeat", null))["error"]);
+            time.Advance(world.Plan.Options.ResumeWindow + DestinationRunner.FirstPatience - TimeSpan.FromSeconds(1));
+            Assert.NotEmpty(world.AtDestination);
+        }
+
         time.Advance(TimeSpan.FromSeconds(2));
         for (int tries = 0; tries < 500 && world.AtDestination.Count > 0; tries++)
             await Task.Delay(10); // It is undone in its own time.
@@ -161,18 +168,24 @@ public sealed class MigrationTests : IDisposable
     }
 
     [Fact]
-    public async Task A_restarted_destination_refuses_what_it_had_not_accepted_and_tidies_up()
+    public async Task A_restarted_destination_waits_for_its_source_which_prepares_again_over_the_same_disks()
     {
-        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        await AskAsync("prepare", Prepare(world.Plan));
+        string[] before = [.. world.AtDestination.Order()];
         endpoint.Dispose();
         store.Dispose();
         store = new MigrationStore(folder.File("migrations.db"));
         endpoint = Endpoint();
         await endpoint.RecoverAsync(None);
 
-        Assert.Empty(world.AtDestination);
-        Assert.NotNull((await AskAsync("heartbeat", null))["error"]);
-        Assert.Empty(store.OpenDestinations());
+        Assert.Null((await AskAsync("heartbeat", null))["error"]);
+        Assert.Null((await AskAsync("prepare", Prepare(world.Plan, attempt: 1)))["error"]);
+        Assert.Equal(before, world.AtDestination.Order());
+        DestinationState state = store.Destination("m1")!;
+        Assert.Equal(
+            ["Domain", "Export xvda", "Export xvdb"], state.Records.OfType<DestinationRecord.Undone>().Select(static u => u.Resource.ToString()).Order());
+        JsonNode stale = await AskAsync("prepare", Prepare(world.Plan));
+        Assert.Contains("attempt 0 is over", (string?)stale["error"]!["message"], StringComparison.Ordinal);
     }
 
     [Theory]
@@ -180,7 +193,7 @@ public sealed class MigrationTests : IDisposable
     [InlineData(false)]
     public async Task A_decision_is_answered_again_after_any_number_of_restarts(bool isAccepted)
     {
-        await AskAsync("prepare", PeerProtocol.Node(world.Plan));
+        await AskAsync("prepare", Prepare(world.Plan));
         JsonNode digests = (await AskAsync("loaded", null))["result"]!;
         JsonObject grant = new() { ["epoch"] = isAccepted ? 8 : 9, ["digests"] = digests.DeepClone() };
         string first = (await AskAsync("grant", grant.DeepClone()))["result"]!.ToJsonString();
@@ -209,6 +222,8 @@ public sealed class MigrationTests : IDisposable
     }
 
     private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), time, NullLogger.Instance);
+
+    private static JsonNode? Prepare(MigrationPlan plan, int attempt = 0) => PeerProtocol.Node(new PrepareRequest(plan, attempt));
 
     private async Task<JsonNode> AskAsync(string verb, JsonNode? body) =>
         JsonNode.Parse(await endpoint.HandleAsync(secret.Reveal(), PeerProtocol.Request(verb, "m1", body?.DeepClone()), None))!;
