@@ -2,6 +2,7 @@
 // Every change is made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5
 // is the field's own algorithm).
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using Platform;
 using Vhd;
 using Vhd.Collect;
@@ -11,6 +12,10 @@ namespace VhdFolder;
 /// <summary>What .sr.json keeps. A quota of 0 means the whole filesystem.</summary>
 public sealed record FolderRecord(
     string Uuid, string Name, string Description, long QuotaBytes, bool MadeFolder, bool IsCollectorOff = false);
+
+/// <summary>Written at compile time: reflection over one record costs a driver, which lives for one call, as much as starting does.</summary>
+[JsonSerializable(typeof(FolderRecord))]
+internal sealed partial class FolderJson : JsonSerializerContext;
 
 /// <summary>A disk that users see. The file name of its parent is null for a flat one.</summary>
 public sealed record Disk(string Key, string Path, long VirtualSizeBytes, long PhysicalSizeBytes, string? Parent);
@@ -48,7 +53,7 @@ public sealed class DiskFolder
             throw new DriverException(DriverException.SrUnavailable, $"the parent of {path} is not a folder");
         Directory.CreateDirectory(path);
         DiskFolder folder = new(path, record with { MadeFolder = !isThere });
-        folder.WriteFile(RecordName, JsonSerializer.Serialize(folder.Record));
+        folder.WriteFile(RecordName, JsonSerializer.Serialize(folder.Record, FolderJson.Default.FolderRecord));
         return folder;
     }
 
@@ -60,7 +65,8 @@ public sealed class DiskFolder
             throw new DriverException(DriverException.SrUnavailable, $"{path} is not an SR: there is no {RecordName}");
         try
         {
-            FolderRecord read = JsonSerializer.Deserialize<FolderRecord>(File.ReadAllText(record)) ?? throw new JsonException("null");
+            FolderRecord read = JsonSerializer.Deserialize(File.ReadAllText(record), FolderJson.Default.FolderRecord)
+                ?? throw new JsonException("null");
             return new DiskFolder(path, read);
         }
         catch (JsonException e)
@@ -219,7 +225,7 @@ public sealed class DiskFolder
     private void Save(FolderRecord record)
     {
         Record = record;
-        WriteFile(RecordName, JsonSerializer.Serialize(Record));
+        WriteFile(RecordName, JsonSerializer.Serialize(Record, FolderJson.Default.FolderRecord));
     }
 
     /// <summary>Replaces a small file as a whole, durably.</summary>

@@ -1,12 +1,16 @@
 // Volume.*: changes of one volume, under the folder's lock.
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
 using VhdFolder;
 
 namespace VhdFile;
 
 /// <summary>What <c>key.json</c> keeps.</summary>
 internal sealed record VolumeRecord(string Name, string Description, Dictionary<string, string> Keys, bool IsSharable);
+
+[JsonSerializable(typeof(VolumeRecord))]
+internal sealed partial class VolumeJson : JsonSerializerContext;
 
 internal static class Volumes
 {
@@ -92,7 +96,9 @@ internal static class Volumes
         string path = Path.Combine(folder.Path, key + ".json");
         try
         {
-            VolumeRecord? record = File.Exists(path) ? JsonSerializer.Deserialize<VolumeRecord>(File.ReadAllText(path)) : null;
+            VolumeRecord? record = File.Exists(path)
+                ? JsonSerializer.Deserialize(File.ReadAllText(path), VolumeJson.Default.VolumeRecord)
+                : null;
             return record ?? new VolumeRecord("", "", [], false);
         }
         catch (JsonException e)
@@ -104,7 +110,7 @@ internal static class Volumes
 
     private static JsonNode? Save(DiskFolder folder, string key, VolumeRecord record)
     {
-        folder.WriteFile(key + ".json", JsonSerializer.Serialize(record));
+        folder.WriteFile(key + ".json", JsonSerializer.Serialize(record, VolumeJson.Default.VolumeRecord));
         return null;
     }
 }

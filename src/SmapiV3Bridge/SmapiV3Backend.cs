@@ -61,9 +61,19 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         if (info.Health != "Healthy")
             throw new StorageException("SR_UNHEALTHY", sr.Value, info.Health, "repair the SR's storage, then scan again");
         JsonNode? answer = await plugin.Scripts.RunAsync("SR.ls", OnSr(dbg, sr), cancellationToken);
-        List<Volume> volumes = Shaped("SR.ls", answer, static a => StorageWire.Items(a).Select(Volume.Read).ToList());
+        List<Volume> volumes = Shaped("SR.ls", answer, ReadList);
         HashSet<string> temporaries = volumes.Select(static v => v.Keys.GetValueOrDefault(Volume.CloneOnBootKey, "")).ToHashSet();
         return new SrScan(volumes.Where(v => !temporaries.Contains(v.Info.Vdi.Value)).Select(static v => v.Info).ToList(), info);
+    }
+
+    /// <summary>One key twice is two disks for one, and a space that does not exist.</summary>
+    private static List<Volume> ReadList(JsonNode? answer)
+    {
+        List<Volume> volumes = StorageWire.Items(answer).Select(Volume.Read).ToList();
+        HashSet<VdiId> seen = [];
+        return volumes.FirstOrDefault(v => !seen.Add(v.Info.Vdi)) is { } twice
+            ? throw new RpcFormatException($"volume {twice.Info.Vdi} is listed twice")
+            : volumes;
     }
 
     public async Task<SrInfo> SrStatAsync(string dbg, SrId sr, CancellationToken cancellationToken)
