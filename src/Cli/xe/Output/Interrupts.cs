@@ -26,6 +26,11 @@ internal sealed class Interrupts : IDisposable
     private void On(PosixSignalContext signal)
     {
         signal.Cancel = !insisted.IsCancellationRequested;
+        Count();
+    }
+
+    internal void Count()
+    {
         if (asked.IsCancellationRequested)
             insisted.Cancel();
         else
