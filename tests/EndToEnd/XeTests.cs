@@ -55,7 +55,7 @@ public sealed class XeTests : IClassFixture<ServedPools>, IDisposable
         ChildResult moved = await XeAsync(pools.A.Https, "a.pw", [.. migrate, $"destination-sr-uuid={target}", "--json"]);
         Assert.True(moved.ExitCode == 0, moved.StandardError);
         JsonNode answer = JsonNode.Parse(moved.StandardOutput)!;
-        Assert.Equal((vm, "Running"), ((string?)answer["vm"], (string?)answer["power_state"]));
+        Assert.Equal((vm, "running"), ((string?)answer["vm"], (string?)answer["power_state"]));
         Assert.True((long)answer["receipt"]!["sent_bytes"]! > 0);
         Assert.Equal("", await GoodAsync(pools.A, "vm-list", $"uuid={vm}", "--minimal"));
         Assert.Equal("running", await GoodAsync(pools.B, "vm-list", $"uuid={vm}", "params=power-state", "--minimal"));

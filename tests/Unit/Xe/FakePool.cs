@@ -21,6 +21,7 @@ internal sealed class FakePool : IDisposable
 
     public FakePool()
     {
+        listener.IgnoreWriteExceptions = true; // A caller that was interrupted is gone when its answer comes.
         for (int port = 20000 + Random.Shared.Next(20000); ; port++)
         {
             Url = $"http://127.0.0.1:{port}";

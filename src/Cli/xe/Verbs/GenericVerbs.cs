@@ -23,6 +23,7 @@ internal static class GenericVerbs
         yield return new Verb($"{name}-param-list", ["uuid"], "uuid=", $"Print every parameter of a {name}.", async c =>
         {
             RecordView view = await FindAsync(c, type);
+            await view.LoadNamesAsync(view.Parameters, c.Cancel);
             return Print([view], view.Parameters, c, await MarksAsync(c, type, view, view.Parameters));
         });
         yield return new Verb(
@@ -73,7 +74,7 @@ internal static class GenericVerbs
         foreach (RecordView view in views)
         {
             for (int i = 0; i < shown.Count; i++)
-                text.Append(i == 0 ? heads[i].PadRight(width) : heads[i].PadLeft(width + 4)[4..].PadLeft(width)).Append(": ").AppendLine(view.TextOf(shown[i]));
+                text.Append(i == 0 ? heads[i].PadRight(width) : heads[i].PadLeft(width)).Append(": ").AppendLine(view.TextOf(shown[i]));
             text.AppendLine().AppendLine();
         }
 
@@ -233,8 +234,6 @@ internal static class GenericVerbs
     {
         string uuid = call.Arguments.Get("uuid");
         string reference = await Selector.ByUuidAsync(call.Pool, type, uuid, call.Cancel);
-        RecordView view = new(type, reference, await call.Pool.RecordAsync(type.Wire, reference, call.Cancel), new RefNames(call.Pool));
-        await view.LoadNamesAsync(view.Parameters, call.Cancel);
-        return view;
+        return new RecordView(type, reference, await call.Pool.RecordAsync(type.Wire, reference, call.Cancel), new RefNames(call.Pool));
     }
 }

@@ -55,7 +55,7 @@ internal static class MigrateVerb
         try
         {
             (JsonNode? moved, JsonObject told) = await call.WatchAsync("VM.migrate_send", "migration", arguments);
-            return await DoneAsync(call, there, PoolClient.Text(moved), told);
+            return await DoneAsync(call, there, RecordView.Text(record["uuid"]), PoolClient.Text(moved), told);
         }
         catch (XeException e) when (e.Code == "TASK_CANCELLED")
         {
@@ -167,11 +167,20 @@ internal static class MigrateVerb
         return Reply.OfNode(chosen);
     }
 
-    private static async Task<Reply> DoneAsync(Call call, PoolClient there, string vm, JsonObject told)
+    private static async Task<Reply> DoneAsync(Call call, PoolClient there, string uuid, string vm, JsonObject told)
     {
-        string uuid = await there.TextAsync("VM.get_uuid", call.Cancel, vm);
-        JsonObject answer = new() { ["vm"] = uuid, ["pool"] = there.Name, ["power_state"] = await there.TextAsync("VM.get_power_state", call.Cancel, vm) };
-        string text = $"VM {uuid} is {answer["power_state"]!.ToString().ToLowerInvariant()} in {there.Name}";
+        string state = "running"; // What the migration's own end means, should the far pool not answer this question.
+        try
+        {
+            state = (await there.TextAsync("VM.get_power_state", call.Interrupts.Insisted, vm)).ToLowerInvariant();
+        }
+        catch (XeException e)
+        {
+            call.Notes.WriteLine($"the VM has moved; {there.Name} does not say how it is there ({e.Code})");
+        }
+
+        JsonObject answer = new() { ["vm"] = uuid, ["pool"] = there.Name, ["power_state"] = state };
+        string text = $"VM {uuid} is {state} in {there.Name}";
         if (told["receipt"] is { } written && JsonNode.Parse((string)written!) is JsonObject receipt)
         {
             answer["receipt"] = receipt.DeepClone();
