@@ -14,6 +14,9 @@ internal static class XmlRpc
     public const int AnswerLimitBytes = 64 << 20;
     private const int DepthLimit = 64;
 
+    /// <summary>The levels of XML that one level of values has: value, struct, member, or value, array, data.</summary>
+    private const int XmlLevels = 4;
+
     /// <summary>A call; texts, integers and null go as strings, which every pool accepts for integers and references too.</summary>
     public static string WriteCall(string method, IReadOnlyList<JsonNode?> arguments)
     {
@@ -31,10 +34,15 @@ internal static class XmlRpc
     }
 
     /// <summary>The value of a methodResponse.</summary>
+    /// <param name="answer">Read twice, from its beginning.</param>
     /// <exception cref="FormatException">It is none, or is larger or deeper than the bounds.</exception>
-    public static JsonNode? ReadResponse(Stream answer)
+    public static JsonNode? ReadResponse(MemoryStream answer)
     {
-        XElement root = Load(XmlReader.Create(answer, Settings()));
+        XElement root = Load(() =>
+        {
+            answer.Position = 0;
+            return XmlReader.Create(answer, Settings());
+        });
         if (root.Name.LocalName == "methodResponse" && root.Element("fault")?.Element("value") is { } fault)
             throw new FormatException($"the answer is a fault: {Read(fault, 0)?.ToJsonString()}");
         XElement? value = root.Name.LocalName == "methodResponse" ? root.Element("params")?.Element("param")?.Element("value") : null;
@@ -46,7 +54,7 @@ internal static class XmlRpc
     {
         if (text.Length == 0)
             return null;
-        XElement root = Load(XmlReader.Create(new StringReader(text), Settings()));
+        XElement root = Load(() => XmlReader.Create(new StringReader(text), Settings()));
         return root.Name.LocalName == "value" ? Read(root, 0) : throw new FormatException("a task's result is no value");
     }
 
@@ -59,18 +67,26 @@ internal static class XmlRpc
         IgnoreComments = true,
     };
 
-    private static XElement Load(XmlReader reader)
+    /// <summary>Looked through for its depth first: the time to build a tree grows with the square of that.</summary>
+    private static XElement Load(Func<XmlReader> open)
     {
-        using (reader)
+        try
         {
-            try
+            using (XmlReader first = open())
             {
-                return XElement.Load(reader, LoadOptions.PreserveWhitespace); // Without recursion, however deep; Read below counts.
+                while (first.Read())
+                {
+                    if (first.Depth > DepthLimit * XmlLevels)
+                        throw new FormatException($"the answer is nested deeper than {DepthLimit}");
+                }
             }
-            catch (XmlException e)
-            {
-                throw new FormatException(e.Message, e);
-            }
+
+            using XmlReader reader = open();
+            return XElement.Load(reader, LoadOptions.PreserveWhitespace);
+        }
+        catch (XmlException e)
+        {
+            throw new FormatException(e.Message, e);
         }
     }
 
