@@ -46,7 +46,9 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     public string StatsJson => StatsText.Of(RequireOpen());
 
-    public MirrorStatus MirrorStatus => RequireOpen().Mirror?.Status ?? new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
+    public MirrorStatus MirrorStatus => RequireOpen() is { Mirror: { } mirror } disk
+        ? mirror.Status with { Target = disk.MirrorName is { } name ? MirrorStatus.TargetId(name) : "" }
+        : new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
 
     /// <param name="secondary">A mirror's target in the field's spelling, or null.</param>
     public Task OpenAsync(string arguments, TapOpenFlags flags, string? secondary) => ChangeAsync(async () =>
@@ -203,6 +205,8 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         {
             await mirror.ResumeAsync(client, OptionsOf(target));
             disk.MirrorName = target.Name;
+            if (disk.Lease is null)
+                disk.TakeLease(disk.Image.TakeLease());
         }
         catch
         {
@@ -213,6 +217,9 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     /// <summary>Not serialised with other verbs: it takes effect at once.</summary>
     public void SetMirrorRate(long bytesPerSecond) => RequireMirror(RequireOpen()).SetRate(bytesPerSecond);
+
+    /// <summary>Not serialised with other verbs: one of them may be what waits for the target.</summary>
+    public void GiveUpMirror() => RequireMirror(RequireOpen()).GiveUp("it was given up by order");
 
     /// <summary>Waits until the mirror is in another phase than the given one.</summary>
     public Task<MirrorStatus> MirrorOtherThanAsync(MirrorPhase phase, CancellationToken cancellationToken) =>
@@ -250,6 +257,20 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         OpenDisk disk = RequireRunning();
         DigestResult result = await disk.Digest.ComputeAsync(disk.Plain, cancellationToken);
         return new DiskDigest(result.Root, disk.Plain.LengthBytes, DigestMap.BlockBytes, result.RehashedBlocks);
+    }
+
+    /// <summary>As <see cref="DigestAsync"/>, of a part.</summary>
+    public async Task<string> DigestRangeAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken)
+    {
+        OpenDisk disk = RequireRunning();
+        try
+        {
+            return await disk.Digest.RangeAsync(disk.Plain, offsetBytes, lengthBytes, cancellationToken);
+        }
+        catch (ArgumentOutOfRangeException e)
+        {
+            throw new TapException((int)Errno.EINVAL, $"{e.Message}; nothing was read", e);
+        }
     }
 
     public async ValueTask DisposeAsync()

@@ -17,7 +17,7 @@ internal static class ExtensionVerbs
             using JsonDocument request = JsonDocument.Parse(json, new JsonDocumentOptions { MaxDepth = 8 });
             string verb = Text(request.RootElement, "verb");
             if (verb == "capabilities")
-                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "digest") };
+                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "mirror-give-up", "digest", "digest-range") };
             Disk disk = disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue));
             return await RunAsync(disk, verb, request.RootElement, cancellationToken);
         }
@@ -44,6 +44,9 @@ internal static class ExtensionVerbs
             case "mirror-resume":
                 await disk.MirrorResumeAsync(TargetOf(fields));
                 return [];
+            case "mirror-give-up":
+                disk.GiveUpMirror();
+                return [];
             case "mirror-rate":
                 disk.SetMirrorRate(Number(fields, "rate_limit", 0, long.MaxValue));
                 return [];
@@ -59,6 +62,9 @@ internal static class ExtensionVerbs
                 return [];
             case "digest":
                 return DigestOf(await disk.DigestAsync(cancellationToken));
+            case "digest-range":
+                long offset = Number(fields, "offset", 0, long.MaxValue), length = Number(fields, "length", 1, long.MaxValue);
+                return new() { ["digest"] = await disk.DigestRangeAsync(offset, length, cancellationToken) };
             default:
                 throw new TapException((int)Errno.ENOTSUP, $"there is no verb '{verb}'");
         }
@@ -71,7 +77,10 @@ internal static class ExtensionVerbs
         ["copied_bytes"] = status.CopiedBytes,
         ["sent_bytes"] = status.SentBytes,
         ["dirty_chunks"] = status.DirtyChunks,
+        ["dirty_bytes"] = status.DirtyBytes,
         ["error"] = status.Error,
+        ["lost"] = status.IsLost,
+        ["target"] = status.Target,
     };
 
     private static JsonObject DigestOf(DiskDigest digest) => new()

@@ -52,8 +52,8 @@ internal sealed class OpenDisk
 
     public bool ResumeFailed { get; set; }
 
-    /// <summary>What the guest's requests go to. A finished mirror is kept for its status only.</summary>
-    public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
+    /// <summary>What the guest's requests go to; a finished mirror too, as it remembers what is written after it.</summary>
+    public IBlockDevice Top => Mirror is { } mirror ? mirror : Plain;
 
     /// <summary>
     /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest

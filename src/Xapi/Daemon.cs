@@ -166,7 +166,7 @@ public sealed class Daemon : IAsyncDisposable
         VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
         string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(
-            Database, storage, disks, xenops, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
+            Database, migrations, storage, disks, xenops, vms, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
         PlanCheck check = new(Database, storage, migrations, Pool.Pool, fingerprint);
         peers = new PeerEndpoint(migrations, destination, check, time, log);
         migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, Identity, time, log);

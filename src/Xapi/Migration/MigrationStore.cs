@@ -64,6 +64,15 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
                 : null;
     }
 
+    /// <summary>When the token of a migration expires; null when this pool never gave one out.</summary>
+    public DateTimeOffset? ExpiryOf(string migration) =>
+        file.Query(
+            "SELECT expires_at FROM token WHERE migration = $migration", static row => (DateTimeOffset?)DateTimeOffset.FromUnixTimeSeconds(row.GetInt64(0)),
+            ("$migration", migration)).FirstOrDefault();
+
+    /// <summary>Nothing can be begun with the token any more; it expired at the epoch's beginning.</summary>
+    public void Spend(string migration) => file.Execute("UPDATE token SET expires_at = 0 WHERE migration = $migration", ("$migration", migration));
+
     /// <summary>Keeps what a source needs to reach its destination again after a restart. The only secret kept; the folder is its owner's alone.</summary>
     public void RememberPeer(MigrationToken token) =>
         file.Execute(

@@ -49,12 +49,10 @@ public sealed partial class VmMigration(
         foreach (SourceState found in store.OpenSources())
         {
             string migration = found.Plan.Migration;
-            if (store.FindPeer(migration) is not { } token)
-                continue; // Without its peer nothing can be said; the ownership record keeps the VM from running twice.
             if (SourceSaga.AfterRestart(found, time.GetUtcNow()) is { } record)
                 store.Append(migration, record);
             LogRecover(migration, found.Plan.VmName, found.Phase);
-            recoveries[migration] = RecoverAsync(store.Source(migration)!, token);
+            recoveries[migration] = RecoverAsync(store.Source(migration)!);
         }
     }
 
@@ -194,21 +192,23 @@ public sealed partial class VmMigration(
             new PeerAddress(here.Url, here.Fingerprint, here.HostRef), token.Destination, VmRows.Export(database, vm), options);
     }
 
-    private SourceRunner Runner(SourceState state, PeerClient peer, Action<MigrationProgress> report)
+    private SourceRunner Runner(SourceState state, IClosablePeer peer, Action<MigrationProgress> report)
     {
         SourceSide side = new(database, storage, vdis, xenops, state.Plan.Vm, identity().HostRef);
         return new SourceRunner(state, store, side, side, peer, null, time, report);
     }
 
-    private async Task<Receipt> RunAsync(SourceRunner runner, PeerClient peer, CancellationToken cancel)
+    private async Task<Receipt> RunAsync(SourceRunner runner, IClosablePeer peer, CancellationToken cancel)
     {
         using (peer)
             return await runner.RunAsync(cancel, shutdown.Token);
     }
 
-    private async Task RecoverAsync(SourceState state, MigrationToken token)
+    private async Task RecoverAsync(SourceState state)
     {
-        PeerClient peer = new(token);
+        // Without what is needed to reach it the destination counts as one that never answers: an operator can still decide.
+        IClosablePeer peer = store.FindPeer(state.Plan.Migration) is { } token ? new PeerClient(token) : new UnknownPeer(state.Plan.Destination.Url);
+        using IDisposable? held = TryHold(state.Plan);
         try
         {
             await RunAsync(Runner(state, peer, static _ => { }), peer, CancellationToken.None);
@@ -221,6 +221,19 @@ public sealed partial class VmMigration(
         catch (OperationCanceledException)
         {
             // The daemon stops; the journal has it.
+        }
+    }
+
+    /// <summary>While the VM is here, nobody else changes its state meanwhile; null when its row is gone.</summary>
+    private IDisposable? TryHold(MigrationPlan plan)
+    {
+        try
+        {
+            return database.FindByUuid("VM", plan.Vm) is { } vm ? operations.Take(vm, $"OpaqueRef:{plan.Migration}", "migrate_send") : null;
+        }
+        catch (XapiException)
+        {
+            return null; // A job that only tidies up is no hindrance to the next one.
         }
     }
 

@@ -42,13 +42,10 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
         }
     }
 
-    private async Task<RpcValue> StartAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    /// <summary>Makes the domain run from its disks, if the VM is this pool's to run. Rows are the caller's.</summary>
+    /// <exception cref="XapiException">Nothing of it is left running.</exception>
+    public async Task BootAsync(string dbg, string vm, CancellationToken cancellationToken)
     {
-        string vm = a[0].AsString();
-        using IDisposable held = operations.Take(vm, context.Task.Ref, "start");
-        Require(vm, "Halted");
-        if (database.GetBool("VM", vm, "is_a_template"))
-            throw new XapiException("VM_IS_TEMPLATE", vm);
         string uuid = database.GetString("VM", vm, "uuid");
         Ownership ownership = store.OwnershipOf(uuid);
         if (ownership.Owner != Owner.Here)
@@ -57,18 +54,59 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
                 "OPERATION_NOT_ALLOWED", $"VM {uuid} is not this pool's to run: its owner is {ownership.Owner} since migration {ownership.Migration}");
         }
 
+        if (database.GetMap("VM", vm, "other_config").GetValueOrDefault(GivenUpKey) is { } migration)
+            throw new XapiException("OPERATION_NOT_ALLOWED", $"VM {uuid} is being given back to its source by migration {migration}");
         Vm record = VmRows.ForXenops(database, vm);
         try
         {
-            await Client.VmAddAsync(Dbg(context), record, context.CancellationToken);
-            await Client.VmStartAsync(Dbg(context), uuid, context.CancellationToken);
-            if (a[1].AsBool())
-                await Client.VmPauseAsync(Dbg(context), uuid, context.CancellationToken);
+            await Client.VmAddAsync(dbg, record, cancellationToken);
+            await Client.VmStartAsync(dbg, uuid, cancellationToken);
         }
         catch (XenopsException e)
         {
             await ForgetAsync(uuid);
             throw Translate(vm, e);
+        }
+    }
+
+    /// <summary>A halted VM starts here no more: its source takes it back. The mark comes before the journal's word, so that no start slips in between.</summary>
+    /// <exception cref="MigrationException">It runs, or something is being done with it.</exception>
+    public void GiveUp(string vm, string migration)
+    {
+        try
+        {
+            using IDisposable held = operations.Take(vm, migration, "migrate_send");
+            Require(vm, "Halted");
+            database.SetInMap("VM", vm, "other_config", GivenUpKey, migration);
+        }
+        catch (XapiException e)
+        {
+            throw new MigrationException(e.Code, e.Parameters, MigrationSide.Destination, $"the VM cannot be given back: {e.Message}", e);
+        }
+    }
+
+    /// <summary>In other_config: the migration by which the VM is given back.</summary>
+    private const string GivenUpKey = "relinquished_by";
+
+    private async Task<RpcValue> StartAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string vm = a[0].AsString();
+        using IDisposable held = operations.Take(vm, context.Task.Ref, "start");
+        Require(vm, "Halted");
+        if (database.GetBool("VM", vm, "is_a_template"))
+            throw new XapiException("VM_IS_TEMPLATE", vm);
+        await BootAsync(Dbg(context), vm, context.CancellationToken);
+        if (a[1].AsBool())
+        {
+            try
+            {
+                await Client.VmPauseAsync(Dbg(context), database.GetString("VM", vm, "uuid"), context.CancellationToken);
+            }
+            catch (XenopsException e)
+            {
+                await ForgetAsync(database.GetString("VM", vm, "uuid"));
+                throw Translate(vm, e);
+            }
         }
 
         VmRows.SetPowerState(database, vm, a[1].AsBool() ? "Paused" : "Running", hostRef);
