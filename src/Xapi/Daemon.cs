@@ -163,7 +163,7 @@ public sealed class Daemon : IAsyncDisposable
         VmOperations operations = new(Database);
         operations.Clear();
         disks = new StorageMessages(storage, Database, Pool.Host);
-        VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
+        VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host, time, log);
         string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(
             Database, migrations, storage, disks, xenops, vms, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
@@ -175,6 +175,7 @@ public sealed class Daemon : IAsyncDisposable
         vms.AddTo(Messages);
         migration.AddTo(Messages);
         await vms.ReconcileAsync(cancellationToken);
+        xenops.Supervise(vms.ReconcileAsync);
 
         PoolIdentity Identity() => new(Server.HttpsUrl, fingerprint, Pool.Host, new Uri(Server.HttpsUrl).Authority);
     }

@@ -44,8 +44,10 @@ public static class Daemon
 
     private static async Task ServeAsync(Options options)
     {
-        SocketFile.RemoveStale(options.Socket);
         Directory.CreateDirectory(options.State);
+        using FileLock stateLock = FileLock.TryTake(Path.Combine(options.State, "lock"), isExclusive: true)
+            ?? throw new IOException($"another xenopsd runs on {options.State}");
+        SocketFile.RemoveStale(options.Socket);
         TimeProvider time = TimeProvider.System;
         using X509Certificate2 certificate = options.Certificate is null
             ? StreamTls.CreateCertificate(time.GetUtcNow())

@@ -138,6 +138,8 @@ public sealed class Domains(
     internal Domain Find(string id) =>
         domains.TryGetValue(id, out Domain? domain) ? domain : throw XenopsException.DoesNotExist("VM", id);
 
+    internal Domain? TryFind(string id) => domains.GetValueOrDefault(id);
+
     internal Domain AddDomain(Vm vm, DomainState state)
     {
         BackendOf(vm);

@@ -62,13 +62,23 @@ public sealed class MigrationSource(Domains domains)
             return true;
         }, cancellationToken);
 
-    /// <summary>The guest runs here again. Nothing to do when it does.</summary>
+    /// <summary>The guest runs here again. Nothing to do when it does, or when there is no guest any more: whoever gives up a migration must come
+    /// to an end, also when the guest did not survive it.</summary>
     /// <param name="reattach">The caller holds the VM's ownership; required once it is frozen.</param>
-    public Task ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken)
+    /// <returns>Whether a guest runs.</returns>
+    public async Task<bool> ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken)
     {
-        Domain domain = domains.Find(id);
-        return domain.InTurnAsync("MIGRATE.resume", async () =>
+        if (domains.TryFind(id) is not { } domain)
+            return false;
+        return await domain.InTurnAsync("MIGRATE.resume", async () =>
         {
+            if (domain.State is DomainState.Halted or DomainState.Crashed)
+            {
+                await (domain.Outgoing?.DisposeAsync() ?? ValueTask.CompletedTask);
+                domain.Outgoing = null;
+                return false;
+            }
+
             if (domain.State == DomainState.Frozen && (!reattach || domain.Guest is null))
                 throw XenopsException.BadPowerState(nameof(DomainState.Frozen), nameof(DomainState.Paused));
             if (domain.Outgoing is null)

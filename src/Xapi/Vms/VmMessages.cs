@@ -1,4 +1,5 @@
 // The life of a VM in its pool: start, pause, stop, destroy. Whoever makes a domain run asks the ownership record first.
+using Microsoft.Extensions.Logging;
 using Migration;
 using StorageAccess.Wire;
 using Xapi.Database;
@@ -8,7 +9,8 @@ using Xenops;
 
 namespace Xapi.Vms;
 
-public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, MigrationStore store, VmOperations operations, string hostRef)
+public sealed partial class VmMessages(
+    PoolDatabase database, XenopsHost xenops, MigrationStore store, VmOperations operations, string hostRef, TimeProvider time, ILogger log)
 {
     private XenopsClient Client => xenops.Client;
 
@@ -31,14 +33,22 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
         });
     }
 
-    /// <summary>After a start: a VM that xenopsd does not hold is not running, whatever the row says.</summary>
+    /// <summary>
+    /// After a start, ours or xenopsd's: a VM that xenopsd does not hold is not running, whatever the row says. Its guest is gone without
+    /// a shutdown, so its administrator is told. A VM on its way to another pool too: its migration finds no guest, and ends.
+    /// </summary>
     public async Task ReconcileAsync(CancellationToken cancellationToken)
     {
         HashSet<string> held = [.. (await Client.VmListAsync("start", cancellationToken)).Select(static v => v.Id)];
         foreach (string vm in database.All("VM").Where(vm => !database.GetBool("VM", vm, "is_control_domain")))
         {
-            if (database.GetString("VM", vm, "power_state") != "Halted" && !held.Contains(database.GetString("VM", vm, "uuid")))
-                VmRows.SetPowerState(database, vm, "Halted", hostRef);
+            string uuid = database.GetString("VM", vm, "uuid");
+            string was = database.GetString("VM", vm, "power_state");
+            if (was == "Halted" || held.Contains(uuid))
+                continue;
+            VmRows.SetPowerState(database, vm, "Halted", hostRef);
+            AlertMessages.AddCrash(database, time, uuid, $"The guest was {was} and is gone: it ended without a shutdown. The VM is halted; its disks are as the guest left them.");
+            LogCrashed(log, uuid, was);
         }
     }
 
@@ -187,4 +197,7 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
     };
 
     private static string Dbg(CallContext context) => context.Task.Ref;
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "the guest of VM {Uuid} was {Was} and is gone; the VM is halted")]
+    private static partial void LogCrashed(ILogger log, string uuid, string was);
 }
