@@ -33,6 +33,10 @@ public sealed partial class StorageLayer : IDatapaths
         srLocks = new Exclusion("SR", time, lockWait);
     }
 
+    internal StorageState State => state;
+
+    internal TimeProvider Time => time;
+
     /// <summary>What has changed, for those who wait for it.</summary>
     public StorageUpdates Updates => updates;
 

@@ -17,15 +17,21 @@ public sealed partial class StorageServer
     private readonly StorageLayer layer;
     private readonly StorageTasks tasks;
     private readonly DiskCopying copying;
+    private readonly MirrorReceiver receiver;
+    private readonly LiveMirrors mirrors;
+    private readonly SnapshotRelations relations;
 
     public StorageServer(StorageLayer layer, StorageTasks tasks, IDiskCopier copier)
     {
+        receiver = new MirrorReceiver(layer);
+        mirrors = new LiveMirrors(layer);
+        relations = new SnapshotRelations(layer);
         this.layer = layer;
         this.tasks = tasks;
         copying = new DiskCopying(layer, tasks, copier);
         Dispatcher = new JsonRpcDispatcher(new Dictionary<string, JsonRpcHandler>(
             Queries().Concat(Srs()).Concat(SrNames()).Concat(Vdis()).Concat(VdiSettings()).Concat(Content()).Concat(VdiDatapaths()).Concat(Dps())
-                .Concat(DataPlane()).Concat(TasksAndUpdates())), WriteError);
+                .Concat(DataPlane()).Concat(Mirrors()).Concat(TasksAndUpdates())), WriteError);
     }
 
     public JsonRpcDispatcher Dispatcher { get; }

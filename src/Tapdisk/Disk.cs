@@ -348,8 +348,10 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     private static async Task<NbdClient> ConnectAsync(MirrorTarget target)
     {
         NbdUri at = NbdUri.TryParse(target.Uri) ?? throw new TapException((int)Errno.EINVAL, $"'{target.Uri}' is not an NBD address");
+        if (at is { SocketPath: not null, IsTls: false })
+            return await NbdClient.ConnectAsync(at, new NbdClientOptions { MaxRequestsInFlight = 128 }, CancellationToken.None);
         if (at.Host is null || !at.IsTls)
-            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port, not '{at.Host ?? "a unix socket"}'");
+            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port or a socket of this machine, not '{target.Uri}'");
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
         NbdUri export = NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true);
         return await NbdClient.ConnectAsync(export, options, CancellationToken.None);

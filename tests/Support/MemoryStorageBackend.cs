@@ -176,6 +176,21 @@ public sealed class MemoryStorageBackend : IStorageBackend
         await LeaveAsync("VdiDetach");
     }
 
+    /// <summary>The parent is no disk of its own any more.</summary>
+    public async Task VdiComposeAsync(string dbg, SrId sr, VdiId parent, VdiId child, CancellationToken cancellationToken)
+    {
+        await EnterAsync("VdiCompose", $"{parent} {child}");
+        vdis.Remove(parent);
+        await LeaveAsync("VdiCompose");
+    }
+
+    public async Task VdiSetSnapshotOfAsync(
+        string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken)
+    {
+        await EnterAsync("VdiSetSnapshotOf", $"{vdi} {snapshotOf} {snapshotTime}");
+        vdis[vdi] = vdis[vdi] with { IsASnapshot = true, SnapshotOf = snapshotOf.Value, SnapshotTime = snapshotTime };
+    }
+
     private async Task EnterAsync(string call, string detail)
     {
         lock (gate)

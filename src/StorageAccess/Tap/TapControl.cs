@@ -49,6 +49,15 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     /// <summary>The unix socket of an open disk's NBD server; any export name is accepted there.</summary>
     public string NbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd{processId}.{minor}");
 
+    /// <summary>Whose NBD socket this is by its name, <c>nbd&lt;pid&gt;.&lt;minor&gt;</c>; null when it is none of a tapdisk's.</summary>
+    public static (int ProcessId, int Minor)? ServerOf(string nbdSocketPath)
+    {
+        string name = Path.GetFileName(nbdSocketPath);
+        string[] parts = name.StartsWith("nbd", StringComparison.Ordinal) ? name[3..].Split('.') : [];
+        return parts.Length == 2 && int.TryParse(parts[0], NumberStyles.None, CultureInfo.InvariantCulture, out int processId)
+            && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out int minor) ? (processId, minor) : null;
+    }
+
     /// <summary>The same server under the name that older clients look for.</summary>
     public string OldNbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd-old{processId}.{minor}");
 

@@ -25,7 +25,12 @@ public enum MirrorPhase
 public sealed record MirrorStatus(MirrorPhase Phase, long TotalBytes, long CopiedBytes, long SentBytes, int DirtyChunks, string Error);
 
 /// <summary>The far end of a mirror: NBD over TLS, the export's name a secret, the certificate pinned by its SHA-256 in hex.</summary>
-public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond);
+public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond)
+{
+    /// <summary>A server on this machine, without TLS: who may open its socket is who may have the disk. The name only tells attempts apart.</summary>
+    /// <param name="uri"><c>nbd+unix:///EXPORT?socket=PATH</c>.</param>
+    public static MirrorTarget OnSocket(string uri, TimeSpan stallLimit) => new(uri, Secret.Create(), "", stallLimit, 0);
+}
 
 /// <summary>A disk's content digest: the root over SHA-256 digests of its blocks.</summary>
 public sealed record DiskDigest(string Root, long LengthBytes, int BlockBytes, int RehashedBlocks);
