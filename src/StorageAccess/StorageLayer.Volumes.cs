@@ -164,13 +164,15 @@ public sealed partial class StorageLayer
     /// <summary>The tapdisk that serves a disk which is activated here; null when something else does, or nothing.</summary>
     internal (TapControl Control, int ProcessId, int Minor)? TapOf(SrId sr, VdiId vdi)
     {
-        VdiRow? row = state.FindVdi(sr, vdi);
-        string? path = row is { State.Phase: VdiPhase.Activated, Backend.Nbd: { } nbd } ? HostReality.SocketPathOf(nbd.Uri) : null;
-        if (path is null)
-            return null;
-        string real = File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path;
-        return TapControl.ServerOf(real) is { } server ? (new TapControl(Path.GetDirectoryName(real)!), server.ProcessId, server.Minor) : null;
+        return state.FindVdi(sr, vdi) is { State.Phase: VdiPhase.Activated } row && SocketOf(row) is { } socket && TapControl.ServerOf(socket) is { } server
+            ? (new TapControl(Path.GetDirectoryName(socket)!), server.ProcessId, server.Minor) : null;
     }
+
+    private static (int ProcessId, int Minor)? ServerOf(VdiRow row) => SocketOf(row) is { } socket ? TapControl.ServerOf(socket) : null;
+
+    /// <summary>Where the disk is served, whatever links lead there; null when it is not served over NBD.</summary>
+    private static string? SocketOf(VdiRow row) => row.Backend?.Nbd is { } nbd && HostReality.SocketPathOf(nbd.Uri) is { } path
+        ? File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path : null;
 
     public Task VdiSetSnapshotOfAsync(
         string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken) =>

@@ -19,6 +19,7 @@ public sealed partial class StorageLayer : IDatapaths
     private readonly StorageUpdates updates;
     private readonly Exclusion srLocks;
     private readonly ConcurrentDictionary<SrId, Exclusion> vdiLocks = [];
+    private IReadOnlyList<string> untracked = [];
 
     /// <param name="backends">By SR type, lower case.</param>
     public StorageLayer(

@@ -65,7 +65,7 @@ public sealed partial class StorageServer
 
     private Dictionary<string, JsonRpcHandler> DataPlane() => new()
     {
-        ["DATA.copy"] = (p, _) => Answer(copying.Start(Dbg(p), Sr(p), Vdi(p), Text(p, "url", ""), new SrId(Text(p, "dest")))),
+        ["DATA.copy"] = (p, _) => Answer(copying.Start(tasks, Dbg(p), Sr(p), Vdi(p), Text(p, "url", ""), new SrId(Text(p, "dest")))),
         ["DATA.import_activate"] = (p, _) => Answer(layer.NbdSocketOf(Sr(p), Vdi(p), Dp(p), isPassing: true)),
         ["DATA.get_nbd_server"] = (p, _) => Answer(layer.NbdSocketOf(Sr(p), Vdi(p), Dp(p), isPassing: false)),
         ["DATA.mirror"] = async (p, c) => Write(await mirrors.StartAsync(Dbg(p), Sr(p), Vdi(p), Vm(p), Text(p, "url"), c)),
@@ -106,7 +106,7 @@ public sealed partial class StorageServer
             (IReadOnlyList<Changed> what, string next) = await layer.Updates.GetAsync(Text(p, "from", ""), TimeSpan.FromSeconds(seconds), c);
             return new JsonArray(new JsonArray([.. what.Select(static change => change.ToJson())]), next);
         },
-        ["Query.diagnostics"] = (_, _) => Answer(Diagnostics(layer.Datapaths())),
+        ["Query.diagnostics"] = (_, _) => Answer(Diagnostics()),
     };
 
     private static Task<JsonNode?> Answer(string text) => Task.FromResult<JsonNode?>(JsonValue.Create(text));

@@ -171,6 +171,7 @@ public sealed class Daemon : IAsyncDisposable
         peers = new PeerEndpoint(migrations, destination, check, time, log);
         migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, Identity, time, log);
         disks.AddTo(Messages);
+        new VdiMessages(storage.Layer, new NbdDiskCopier(), Database).AddTo(Messages);
         vms.AddTo(Messages);
         migration.AddTo(Messages);
         await vms.ReconcileAsync(cancellationToken);

@@ -6,7 +6,7 @@ namespace Support;
 /// A storage backend in memory with the whole contract: idempotent datapath calls, and a no where the field says no. It records its calls,
 /// and a test may make the next call of a name fail or hang.
 /// </summary>
-public sealed class MemoryStorageBackend : IStorageBackend
+public class MemoryStorageBackend : IStorageBackend
 {
     private readonly Dictionary<VdiId, VdiInfo> vdis = [];
     private readonly Dictionary<VdiId, VdiState> states = [];

@@ -59,6 +59,18 @@ public sealed class TapExtensions(TapControl control)
         }
     }
 
+    /// <summary>
+    /// Holds the disk's I/O and closes its image until what is answered is disposed or this process ends, however it ends. A resume ends it too.
+    /// </summary>
+    public async Task<IDisposable> PauseAsync(int processId, int minor, TimeSpan deadline, CancellationToken cancellationToken)
+    {
+        JsonObject fields = new() { ["verb"] = "pause", ["minor"] = minor };
+        (JsonDocument answer, IDisposable connection) = await control.OpenExtensionAsync(
+            processId, minor, Encoding.UTF8.GetBytes(fields.ToJsonString()), deadline, cancellationToken);
+        answer.Dispose();
+        return connection;
+    }
+
     /// <summary>Serves the disk over TLS under a secret name, and under that name only.</summary>
     /// <param name="listen"><c>address:port</c>; port 0 picks a free one.</param>
     /// <returns>The port.</returns>

@@ -75,9 +75,12 @@ public sealed class CollectorTests : IAsyncLifetime
             await Task.WhenAny(collector.WaitForExitAsync(None), Task.Delay(random.Next(20, 700), None));
             collector.Kill();
             await collector.WaitForExitAsync(None);
-            // Whoever takes the lock next lets a guest go on that the dead one has paused.
+            // Its pause ended with it: the guest goes on although nobody has mended anything.
+            await VerifyAsync(socket);
+            await IoAsync(socket, $"write -P {life + 1} 40M 64k");
             Assert.True((await DoctorAsync("--mend")).ExitCode == 0);
             await VerifyAsync(socket);
+            await IoAsync(socket, $"read -P {life + 1} 40M 64k");
         }
 
         ChildResult result = await CollectAsync();

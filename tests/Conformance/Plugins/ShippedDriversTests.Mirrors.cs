@@ -50,18 +50,26 @@ public sealed partial class ShippedDriversTests
         await DownAsync("b", leaf);
     }
 
-    [SkippableTheory]
-    [InlineData("filevhd")]
-    [InlineData("vhdfile")]
-    public async Task DATA_mirror_copies_everything_and_each_write_after_it(string type)
+    [SkippableFact]
+    public async Task DATA_mirror_copies_everything_and_each_write_after_it_and_a_tapdisk_of_nobody_is_reported_and_left_alone()
     {
-        await StartAsync(type);
+        await StartAsync("vhdfile");
         await using StorageTasks tasks = new(layer.Updates, TimeProvider.System);
         StorageServer server = new(layer, tasks, new NbdDiskCopier());
         VdiInfo disk = await DiskAsync(), copy = await DiskAsync();
         string socket = await UpAsync("a", disk.Vdi);
         await QemuIoAsync(socket, disk.Vdi, "write -P 0x11 0 1M");
         string target = await UpAsync("b", copy.Vdi);
+        Assert.Empty(await layer.UntrackedTapdisksAsync(taps, None));
+        int stranger = await taps.SpawnAsync(ToolsFolder, None);
+        int minor = await taps.AllocateMinorAsync(None);
+        await taps.AttachAsync(stranger, minor, None);
+        await taps.OpenAsync(stranger, minor, "aio:" + folder.File("storage.db"), TapOpenFlags.ReadOnly, null, None);
+        string told = Assert.Single(await layer.UntrackedTapdisksAsync(taps, None));
+        Assert.Contains($"tapdisk {stranger}, minor {minor}, serves aio:", told, StringComparison.Ordinal);
+        Assert.Contains(told, (string)(await ResultAsync(server, "DP.diagnostics", []))!, StringComparison.Ordinal);
+        Assert.Contains(await taps.ListAsync(None), entry => entry.ProcessId == stranger && entry.Arguments is not null);
+
         JsonObject mirror = new()
         {
             ["dbg"] = "t",
