@@ -27,7 +27,18 @@ public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
             await Task.Delay(LockPoll, cancellationToken);
         }
 
+        DropLeasesOfNothing();
         return held;
+    }
+
+    /// <summary>A collector that was killed leaves the files of its leases, and their images may be gone: nobody would take them again.</summary>
+    private void DropLeasesOfNothing()
+    {
+        foreach (string path in Directory.EnumerateFiles(folder, LeasePrefix + "*"))
+        {
+            if (!File.Exists(Path.Combine(folder, Path.GetFileName(path)[LeasePrefix.Length..] + ".vhd")))
+                FileLock.TryTake(path, isExclusive: true)?.Dispose();
+        }
     }
 
     /// <summary>
