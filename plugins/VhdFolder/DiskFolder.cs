@@ -193,6 +193,33 @@ public sealed class DiskFolder
         return Find(newKey);
     }
 
+    /// <summary>
+    /// Lays a disk over another, which becomes its hidden base. Nobody may have either open. Done again, it is the same; a crash leaves the
+    /// disk over the one or the other, and the base is hidden only when the disk needs it.
+    /// </summary>
+    public void Compose(string parentKey, string childKey)
+    {
+        Disk child = Find(childKey);
+        Disk parent = Find(parentKey);
+        if (parent.VirtualSizeBytes > child.VirtualSizeBytes)
+            throw new DriverException(DriverException.VdiSize, $"{parentKey} is larger than {childKey}, which would hide its end");
+        ImageForest forest = images.Scan(FolderUse.None, 0);
+        if (forest.ChainOf(parentKey).Any(node => node.Key == childKey))
+            throw new DriverException(DriverException.BadRequest, $"{parentKey} lies on {childKey} itself");
+        if (forest.ChildrenOf(parentKey).Any(key => key != childKey))
+            throw new DriverException(DriverException.BadRequest, $"{parentKey} is another disk's base");
+        try
+        {
+            if (forest.Find(childKey)?.Parent != parentKey)
+                VhdImage.SetParent(child.Path, parent.Path);
+            VhdImage.SetHidden(parent.Path, true);
+        }
+        catch (VhdException e)
+        {
+            throw new DriverException(DriverException.BadRequest, e.Message);
+        }
+    }
+
     /// <summary>The filesystem's numbers, or the quota's where they are smaller.</summary>
     public (long TotalBytes, long FreeBytes, long UsedBytes) Space()
     {

@@ -39,6 +39,14 @@ internal static class Volumes
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
                 folder.Resize(disk.Key, p.Number("new_size"));
                 return null;
+            case "Volume.compose":
+                Disk parent = Find(folder, p.Text("key2"));
+                await Tap.CheckClosedAsync(disk.Path, cancellationToken);
+                await Tap.CheckClosedAsync(parent.Path, cancellationToken);
+                folder.Compose(parent.Key, disk.Key);
+                File.Delete(Path.Combine(folder.Path, parent.Key + ".json")); // A base has no name of its own.
+                CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
+                return null;
             case "Volume.set":
                 return Save(folder, disk.Key, record with { Keys = new(record.Keys) { [p.Text("k")] = p.Text("v") } });
             case "Volume.unset":

@@ -126,9 +126,12 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
             [Volume.ContentIdKey] = source.ContentId,
             [Volume.TypeKey] = source.Type,
         };
+        foreach (string tag in source.Tags)
+            keys[Volume.TagPrefix + tag] = tag;
         await SetOrUndoAsync(dbg, sr, snapshot.Vdi, keys, cancellationToken);
         return snapshot with
         {
+            Tags = source.Tags,
             SnapshotTime = now,
             IsASnapshot = true,
             SnapshotOf = source.Vdi.Value,
@@ -152,15 +155,8 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
     {
         (ScriptFolder scripts, JsonObject parameters) = await DatapathAsync(dbg, datapath, sr, vdi, vm, cancellationToken);
-        JsonNode? answer = await scripts.RunAsync("Datapath.attach", parameters, cancellationToken);
-        try
-        {
-            return StorageWire.ReadBackend(answer);
-        }
-        catch (RpcFormatException e)
-        {
-            throw scripts.Misshapen("Datapath.attach", answer, e.Message);
-        }
+        return Shaped(
+            scripts, "Datapath.attach", await scripts.RunAsync("Datapath.attach", parameters, cancellationToken), StorageWire.ReadBackend);
     }
 
     public async Task VdiActivateAsync(
@@ -235,7 +231,9 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
     private async Task<Volume> ForVolumeAsync(string script, JsonObject parameters, CancellationToken cancellationToken) =>
         Shaped(script, await plugin.Scripts.RunAsync(script, parameters, cancellationToken), Volume.Read);
 
-    private T Shaped<T>(string script, JsonNode? answer, Func<JsonNode?, T> read)
+    private T Shaped<T>(string script, JsonNode? answer, Func<JsonNode?, T> read) => Shaped(plugin.Scripts, script, answer, read);
+
+    private static T Shaped<T>(ScriptFolder scripts, string script, JsonNode? answer, Func<JsonNode?, T> read)
     {
         try
         {
@@ -243,7 +241,7 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         }
         catch (RpcFormatException e)
         {
-            throw plugin.Scripts.Misshapen(script, answer, e.Message);
+            throw scripts.Misshapen(script, answer, e.Message);
         }
     }
 

@@ -80,11 +80,17 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     /// <summary>
     /// Holds the guest, finishes what is in flight, closes the image. A pause that cannot be had in time leaves the disk running.
     /// </summary>
-    public Task PauseAsync() => ChangeAsync(async () =>
+    /// <param name="hold">Whose end ends the pause (<see cref="EndHoldAsync"/>); null for a pause that lasts until a resume. The last to ask is
+    /// the one that counts, but a lasting pause stays one.</param>
+    public Task PauseAsync(object? hold) => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
         if (disk.IsPaused)
+        {
+            disk.PauseHold = disk.PauseHold is null ? null : hold;
             return;
+        }
+
         await HoldGuestAsync(disk);
         try
         {
@@ -97,13 +103,16 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         }
 
         disk.IsPaused = true;
+        disk.PauseHold = hold;
         await disk.Image.Device.FlushAsync(CancellationToken.None);
         await disk.Image.Device.DisposeAsync();
     });
 
     /// <param name="arguments">Empty for the same image again.</param>
     /// <param name="secondary">A mirror's target in the field's spelling; <c>null</c> as text ends the mirror; null leaves it.</param>
-    public Task ResumeAsync(string arguments, string? secondary) => ChangeAsync(async () =>
+    public Task ResumeAsync(string arguments, string? secondary) => ChangeAsync(() => ResumeOpenAsync(arguments, secondary));
+
+    private async Task ResumeOpenAsync(string arguments, string? secondary)
     {
         OpenDisk disk = RequireOpen();
         if (!disk.IsPaused && secondary is null)
@@ -126,6 +135,15 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         disk.Reopen(image);
         await ApplySecondaryAsync(disk, secondary, target);
         disk.EndPause();
+    }
+
+    public bool IsHeldBy(object hold) => open is { IsPaused: true } disk && ReferenceEquals(disk.PauseHold, hold);
+
+    /// <summary>The one who asked for a pause has gone, in whatever way: the guest goes on. Nothing to do when the pause is another's by now.</summary>
+    public Task EndHoldAsync(object hold) => ChangeAsync(async () =>
+    {
+        if (IsHeldBy(hold))
+            await ResumeOpenAsync("", null);
     });
 
     public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
@@ -369,8 +387,10 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     private static async Task<NbdClient> ConnectAsync(MirrorTarget target)
     {
         NbdUri at = NbdUri.TryParse(target.Uri) ?? throw new TapException((int)Errno.EINVAL, $"'{target.Uri}' is not an NBD address");
+        if (at is { SocketPath: not null, IsTls: false })
+            return await NbdClient.ConnectAsync(at, new NbdClientOptions { MaxRequestsInFlight = 128 }, CancellationToken.None);
         if (at.Host is null || !at.IsTls)
-            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port, not '{at.Host ?? "a unix socket"}'");
+            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port or a socket of this machine, not '{target.Uri}'");
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
         NbdUri export = NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true);
         return await NbdClient.ConnectAsync(export, options, CancellationToken.None);

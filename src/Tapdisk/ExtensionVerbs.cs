@@ -10,16 +10,18 @@ namespace Tapdisk;
 
 internal static class ExtensionVerbs
 {
-    public static async Task<JsonObject> RunAsync(DiskTable disks, ReadOnlyMemory<byte> json, CancellationToken cancellationToken)
+    /// <param name="hold">Stands for the connection, for a pause that ends with it.</param>
+    public static async Task<JsonObject> RunAsync(
+        DiskTable disks, ReadOnlyMemory<byte> json, object hold, CancellationToken cancellationToken)
     {
         try
         {
             using JsonDocument request = JsonDocument.Parse(json, new JsonDocumentOptions { MaxDepth = 8 });
             string verb = Text(request.RootElement, "verb");
             if (verb == "capabilities")
-                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "mirror-give-up", "digest", "digest-range") };
+                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "mirror-give-up", "digest", "digest-range", "pause") };
             Disk disk = disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue));
-            return await RunAsync(disk, verb, request.RootElement, cancellationToken);
+            return await RunAsync(disk, verb, request.RootElement, hold, cancellationToken);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
         {
@@ -27,7 +29,8 @@ internal static class ExtensionVerbs
         }
     }
 
-    private static async Task<JsonObject> RunAsync(Disk disk, string verb, JsonElement fields, CancellationToken cancellationToken)
+    private static async Task<JsonObject> RunAsync(
+        Disk disk, string verb, JsonElement fields, object hold, CancellationToken cancellationToken)
     {
         switch (verb)
         {
@@ -59,6 +62,9 @@ internal static class ExtensionVerbs
                 return [];
             case "mirror-stop":
                 await disk.MirrorStopAsync();
+                return [];
+            case "pause":
+                await disk.PauseAsync(hold);
                 return [];
             case "digest":
                 return DigestOf(await disk.DigestAsync(cancellationToken));

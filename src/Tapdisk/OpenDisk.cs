@@ -50,6 +50,9 @@ internal sealed class OpenDisk
 
     public bool IsPaused { get; set; }
 
+    /// <summary>Whose end ends the pause; null: nobody's.</summary>
+    public object? PauseHold { get; set; }
+
     public bool ResumeFailed { get; set; }
 
     /// <summary>What the guest's requests go to; a finished mirror too, as it remembers what is written after it.</summary>
@@ -83,6 +86,7 @@ internal sealed class OpenDisk
     public void EndPause()
     {
         IsPaused = false;
+        PauseHold = null;
         ResumeFailed = false;
         Front.Open(Top);
     }

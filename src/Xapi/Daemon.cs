@@ -172,6 +172,7 @@ public sealed class Daemon : IAsyncDisposable
         migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, Identity, time, log);
         disks.AddTo(Messages);
         new StorageDiagnosis(storage, Database, Pool.Host, options.ToolsDirectory, options.HostName).AddTo(Messages);
+        new VdiMessages(storage.Layer, new NbdDiskCopier(), Database).AddTo(Messages);
         vms.AddTo(Messages);
         migration.AddTo(Messages);
         await vms.ReconcileAsync(cancellationToken);

@@ -39,7 +39,12 @@ public sealed record MirrorStatus(MirrorPhase Phase, long TotalBytes, long Copie
 }
 
 /// <summary>The far end of a mirror: NBD over TLS, the export's name a secret, the certificate pinned by its SHA-256 in hex.</summary>
-public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond);
+public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond)
+{
+    /// <summary>A server on this machine, without TLS: who may open its socket is who may have the disk. The name only tells attempts apart.</summary>
+    /// <param name="uri"><c>nbd+unix:///EXPORT?socket=PATH</c>.</param>
+    public static MirrorTarget OnSocket(string uri, TimeSpan stallLimit) => new(uri, Secret.Create(), "", stallLimit, 0);
+}
 
 /// <summary>A disk's content digest: the root over SHA-256 digests of its blocks.</summary>
 public sealed record DiskDigest(string Root, long LengthBytes, int BlockBytes, int RehashedBlocks);
@@ -66,6 +71,18 @@ public sealed class TapExtensions(TapControl control)
         {
             return [];
         }
+    }
+
+    /// <summary>
+    /// Holds the disk's I/O and closes its image until what is answered is disposed or this process ends, however it ends. A resume ends it too.
+    /// </summary>
+    public async Task<IDisposable> PauseAsync(int processId, int minor, TimeSpan deadline, CancellationToken cancellationToken)
+    {
+        JsonObject fields = new() { ["verb"] = "pause", ["minor"] = minor };
+        (JsonDocument answer, IDisposable connection) = await control.OpenExtensionAsync(
+            processId, minor, Encoding.UTF8.GetBytes(fields.ToJsonString()), deadline, cancellationToken);
+        answer.Dispose();
+        return connection;
     }
 
     /// <summary>Serves the disk over TLS under a secret name, and under that name only.</summary>
