@@ -35,6 +35,12 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
     public DestinationState? Destination(string migration) =>
         Records<DestinationRecord>(migration, "destination") is { Count: > 0 } records ? new DestinationState(records) : null;
 
+    /// <summary>All that are remembered, closed ones too.</summary>
+    public IReadOnlyList<SourceState> Sources() => [.. Ids("source").Select(id => Source(id)!)];
+
+    /// <summary>All that are remembered, closed ones too.</summary>
+    public IReadOnlyList<DestinationState> Destinations() => [.. Ids("destination").Select(id => Destination(id)!)];
+
     public IReadOnlyList<SourceState> OpenSources() => [.. Ids("source").Select(id => Source(id)!).Where(static s => !s.IsClosed)];
 
     public IReadOnlyList<DestinationState> OpenDestinations() => [.. Ids("destination").Select(id => Destination(id)!).Where(static s => !s.IsClosed)];

@@ -23,16 +23,19 @@ public sealed partial class PeerEndpoint : IDisposable
     private readonly MigrationStore store;
     private readonly IDestinationResources resources;
     private readonly IPlanCheck check;
+    private readonly Func<MigrationPlan, IWitness?> witnessOf;
     private readonly TimeProvider time;
     private readonly ILogger log;
     private readonly Dictionary<string, DestinationRunner> runners = [];
     private readonly Lock gate = new();
 
-    public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, TimeProvider time, ILogger log)
+    public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, Func<MigrationPlan, IWitness?> witnessOf, TimeProvider time,
+        ILogger log)
     {
         this.store = store;
         this.resources = resources;
         this.check = check;
+        this.witnessOf = witnessOf;
         this.time = time;
         this.log = log;
     }
@@ -81,6 +84,12 @@ public sealed partial class PeerEndpoint : IDisposable
             return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", e.Message));
         }
     }
+
+    /// <summary>An operator's word in place of a dead source's grant.</summary>
+    /// <exception cref="MigrationException">Why not; also when this pool is no destination of that migration.</exception>
+    public Task<GrantAnswer> PromoteAsync(string migration, string operatorName, string evidence) =>
+        (Find(migration) ?? throw Refuse("VM_MIGRATE_FAILED", $"this pool is not the destination of a migration {migration}"))
+            .PromoteAsync(operatorName, evidence);
 
     public void Dispose()
     {
@@ -154,7 +163,7 @@ public sealed partial class PeerEndpoint : IDisposable
         lock (gate)
         {
             if (!runners.TryGetValue(migration, out DestinationRunner? runner) && store.Destination(migration) is { } state)
-                runners[migration] = runner = new DestinationRunner(state, store, resources, null, time);
+                runners[migration] = runner = new DestinationRunner(state, store, resources, witnessOf(store.Destination(migration)!.Plan), time);
             return runner;
         }
     }
@@ -171,7 +180,7 @@ public sealed partial class PeerEndpoint : IDisposable
                 return runner;
             CheckFresh(token);
             store.Append(token.Migration, new DestinationRecord.Claimed(plan, time.GetUtcNow()));
-            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, null, time);
+            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, witnessOf(plan), time);
         }
     }
 

@@ -12,7 +12,7 @@ using DiskDigest = Migration.DiskDigest;
 namespace Xapi.Migration;
 
 public sealed class SourceSide(
-    PoolDatabase database, StorageHost storage, StorageMessages vdis, XenopsHost xenops, string vmUuid, string hostRef) : ISourceStorage, ISourceDomain
+    PoolDatabase database, StorageHost storage, StorageMessages vdis, XenopsHost xenops, MigrationPlan plan, string hostRef) : ISourceStorage, ISourceDomain
 {
     /// <summary>How long the end of an export at the destination may take to be noticed here.</summary>
     private static readonly TimeSpan LossLimit = TimeSpan.FromSeconds(10);
@@ -22,6 +22,8 @@ public sealed class SourceSide(
     private readonly TapdiskOf tapdisks = new(storage.Layer, storage.Tap);
 
     private XenopsClient Client => xenops.Client;
+
+    private string VmUuid => plan.Vm;
 
     public async Task StartMirrorAsync(
         DiskPlan disk, DiskTarget target, bool wasMirrored, long bytesPerSecond, MigrationOptions options, CancellationToken cancellationToken)
@@ -132,53 +134,77 @@ public sealed class SourceSide(
         return await tapdisks.Extensions.DigestRangeAsync(tap.ProcessId, tap.Minor, range.OffsetBytes, range.LengthBytes, cancellationToken);
     }
 
-    public Task HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public Task HoldAsync(DiskPlan disk, DateTimeOffset until, CancellationToken cancellationToken)
+    {
+        if (FindVdi(disk) is { } vdi)
+            HeldDisks.Hold(database, vdi, plan, until);
+        return Task.CompletedTask;
+    }
 
-    public Task RestoreAsync(MigrationPlan plan, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public Task RestoreAsync(MigrationPlan plan, CancellationToken cancellationToken)
+    {
+        Dictionary<string, string> vdiOf = plan.Disks.ToDictionary(static d => d.Device, disk => FindVdi(disk) ?? throw new MigrationException(
+            "VDI_NOT_AVAILABLE", [disk.SourceDisk], MigrationSide.Source, $"the disk {disk.Device} that was held is not there any more"));
+        database.Transaction(() =>
+        {
+            if (database.FindByUuid("VM", plan.Vm) is null)
+            {
+                string vm = VmRows.Import(database, plan.Domain, vdiOf, plan.Migration);
+                database.RemoveFromMap("VM", vm, "other_config", VmRows.ImportKey);
+            }
+
+            foreach (string vdi in vdiOf.Values)
+                HeldDisks.Release(database, vdi);
+        });
+        return Task.CompletedTask;
+    }
 
     public async Task DestroyAsync(DiskPlan disk, CancellationToken cancellationToken)
     {
-        if (database.FindByUuid("SR", disk.SourceStorage) is { } sr && VdiRows.Find(database, sr, disk.SourceDisk) is { } vdi)
+        if (FindVdi(disk) is { } vdi)
             await vdis.DestroyVdiAsync("migration", vdi, cancellationToken);
     }
 
     public Task PrecopyAsync(MigrationPlan plan, MemoryTarget target, CancellationToken cancellationToken) => Client.PrecopyAsync(
-        plan.Migration, vmUuid, new StreamTarget(plan.Migration, target.Host, target.Port, new Secret(target.Secret), target.FingerprintSha256),
+        plan.Migration, VmUuid, new StreamTarget(plan.Migration, target.Host, target.Port, new Secret(target.Secret), target.FingerprintSha256),
         plan.Options.DowntimeLimit, cancellationToken);
 
     public Task<DateTimeOffset> StopAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
-        Client.StopAsync(plan.Migration, vmUuid, cancellationToken);
+        Client.StopAsync(plan.Migration, VmUuid, cancellationToken);
 
     public async Task<MemoryDigest> TransferAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
-        ImageSummary image = await Client.TransferAsync(plan.Migration, vmUuid, cancellationToken);
+        ImageSummary image = await Client.TransferAsync(plan.Migration, VmUuid, cancellationToken);
         return new MemoryDigest(image.Digest, image.Bytes);
     }
 
-    public Task FreezeAsync(MigrationPlan plan, CancellationToken cancellationToken) => Client.FreezeAsync(plan.Migration, vmUuid, cancellationToken);
+    public Task FreezeAsync(MigrationPlan plan, CancellationToken cancellationToken) => Client.FreezeAsync(plan.Migration, VmUuid, cancellationToken);
 
     public Task ResumeAsync(MigrationPlan plan, CancellationToken cancellationToken) =>
-        Client.ResumeAsync(plan.Migration, vmUuid, reattach: true, cancellationToken);
+        Client.ResumeAsync(plan.Migration, VmUuid, reattach: true, cancellationToken);
 
     public async Task ReleaseAsync(MigrationPlan plan, CancellationToken cancellationToken)
     {
         try
         {
-            await Client.VmRemoveAsync(plan.Migration, vmUuid, cancellationToken);
+            await Client.VmRemoveAsync(plan.Migration, VmUuid, cancellationToken);
         }
         catch (XenopsException e) when (e.Tag == "Does_not_exist")
         {
             // Removed by an earlier try.
         }
 
-        if (database.FindByUuid("VM", vmUuid) is { } vm)
+        if (database.FindByUuid("VM", VmUuid) is { } vm)
         {
             VmRows.SetPowerState(database, vm, "Halted", hostRef);
             VmRows.Destroy(database, vm);
         }
     }
 
-    private DatapathId DatapathOf(DiskPlan disk) => new($"vbd/{vmUuid}/{disk.Device}");
+    private string? FindVdi(DiskPlan disk) =>
+        database.FindByUuid("SR", disk.SourceStorage) is { } sr ? VdiRows.Find(database, sr, disk.SourceDisk) : null;
+
+    private DatapathId DatapathOf(DiskPlan disk) => new($"vbd/{VmUuid}/{disk.Device}");
 
     private Task<TapdiskDisk> FindAsync(DiskPlan disk, CancellationToken cancellationToken) => tapdisks.FindAsync(
         new SrId(disk.SourceStorage), new VdiId(disk.SourceDisk), DatapathOf(disk), "mirror", MigrationSide.Source, cancellationToken);

@@ -236,7 +236,7 @@ public sealed class MigrationTests : IDisposable
         Assert.Equal(world.Plan.Disks, state.Plan.Disks);
     }
 
-    private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), time, NullLogger.Instance);
+    private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), static _ => null, time, NullLogger.Instance);
 
     private static JsonNode? Prepare(MigrationPlan plan, int attempt = 0) => PeerProtocol.Node(new PrepareRequest(plan, attempt));
 
