@@ -45,7 +45,7 @@ internal static class Program
     {
         List<string> trace = [];
         World world = new World(seed, breaks, trace).Run();
-        foreach (string line in trace.Take(1500))
+        foreach (string line in trace)
             Console.WriteLine(line);
         Console.WriteLine($"sim: seed {seed}, {world.Scheduler.Steps} steps, {world.Faults.All} faults, outcome: {world.Outcome}, hash {world.Scheduler.Hash:x16}");
         if (world.Broken is null)
