@@ -209,7 +209,8 @@ public sealed partial class SourceRunner
 
     private async Task WithHeartbeatAsync(Task work, CancellationToken cancellationToken)
     {
-        while (await Task.WhenAny(work, Task.Delay(HeartbeatInterval, time, cancellationToken)) != work)
+        // The work hears the token; a delay that did would end this wait on a thread of the pool.
+        while (await Task.WhenAny(work, Task.Delay(HeartbeatInterval, time, CancellationToken.None)) != work)
         {
             Report(await StatusAsync(cancellationToken));
             await HeartbeatAsync(cancellationToken);

@@ -54,7 +54,7 @@ internal sealed class Misfortune(World world)
 
     public void Plan()
     {
-        int count = 2 + Rng.Below(9);
+        int count = Rng.OneIn(3) ? Rng.Below(3) : 2 + Rng.Below(10);
         for (int i = 0; i < count; i++)
             world.Scheduler.After(When(), Strike);
         if (Rng.OneIn(25))

@@ -27,22 +27,22 @@ internal sealed class Network(World world)
     public void Send(Link link, bool isControl, Action<bool> arrive, Action? stalled = null)
     {
         TimeSpan delay = world.Rng.Ms(1, 8);
-        if (world.Chance(isControl ? 12 : 40))
+        if (world.Chance(isControl ? 5 : 10))
         {
             world.Faults.Delays++;
-            delay += isControl && world.Rng.OneIn(6) ? world.Rng.Ms(1000, 90_000) : world.Rng.Ms(20, 900);
+            delay += isControl && world.Rng.OneIn(12) ? world.Rng.Ms(1000, 90_000) : world.Rng.Ms(20, 900);
             if (!isControl && delay > world.Plan.Options.StallLimit)
                 delay = world.Plan.Options.StallLimit;
         }
 
-        if (isControl && world.Chance(20))
+        if (isControl && world.Chance(25))
         {
             world.Faults.Drops++;
             arrive(false);
             return;
         }
 
-        if (isControl && world.Chance(12))
+        if (isControl && world.Chance(9))
         {
             world.Faults.Duplicates++;
             TimeSpan again = delay + (world.Rng.OneIn(2) ? world.Rng.Ms(1, 300) : world.Rng.Ms(1000, 150_000));
