@@ -109,7 +109,7 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     {
         if (State == MirrorState.Finished)
             return true;
-        bool isWhole = State == MirrorState.Synced && DirtyBlocks == 0 && IsIdle;
+        bool isWhole = State == MirrorState.Synced && DirtyBlocks == 0 && (IsIdle || world.Breaks == Breakage.StopDoesNotDrain);
         if (!isWhole && world.Breaks != Breakage.DirtyIsSynced)
             return false;
         source.Flush();
@@ -191,7 +191,8 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
         }
 
         pending.Add(End);
-        Exchange(mine, () => world.B.WriteThrough(export, disk, block, version), () =>
+        string name = export; // What is late goes where it was sent to.
+        Exchange(mine, () => world.B.WriteThrough(name, disk, block, version), () =>
         {
             if (mine != connection)
                 return;
@@ -204,7 +205,8 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     {
         int mine = connection, upTo = answers;
         isFlushing = true;
-        Exchange(mine, () => world.B.FlushThrough(export), () =>
+        string name = export;
+        Exchange(mine, () => world.B.FlushThrough(name), () =>
         {
             if (mine != connection)
                 return;

@@ -9,7 +9,7 @@ internal sealed class Operator(World world)
 
     private SourceRunner? Source => world.SourceDaemon.Runner;
 
-    public bool HasRecalled { get; private set; }
+    public bool HasRecalled => world.SourceDaemon.Records.Any(static r => r is SourceRecord.Recalled);
 
     public void Plan()
     {
@@ -83,7 +83,6 @@ internal sealed class Operator(World world)
         {
             world.Oracle.SourceMayReturn = true;
             await runner.RecallAsync("operator", "", CancellationToken.None);
-            HasRecalled = true;
             world.Trace("operator: recalled");
         });
     }

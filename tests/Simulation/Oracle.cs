@@ -47,7 +47,7 @@ internal sealed class Oracle(World world)
         }
 
         for (int d = 0; d < acknowledged.Length; d++)
-            Compare("source", d, world.A.Disks[d].Now, isBoot ? flushed[d] : acknowledged[d], isBoot);
+            Compare("source", d, world.A.Disks[d].Now, isBoot ? flushed[d] : acknowledged[d], isAtLeast: true); // More is there of a write under way.
         Check();
     }
 
@@ -70,9 +70,9 @@ internal sealed class Oracle(World world)
             BlockDisk disk = world.B.Disks[world.Plan.Disks[d].Device];
             if (world.IsPromoted && isFirst)
                 disk.Now.CopyTo(acknowledged[d], 0); // The source is dead: what is here is the best there is.
-            Compare("destination", d, disk.Now, isFirst ? acknowledged[d] : flushed[d], isBoot && !isFirst);
+            Compare("destination", d, disk.Now, isFirst ? acknowledged[d] : flushed[d], isAtLeast: isBoot && !isFirst);
             if (isFirst && !world.IsPromoted)
-                Compare("destination's platters", d, disk.Durable, acknowledged[d], false);
+                Compare("destination's platters", d, disk.Durable, acknowledged[d], isAtLeast: false);
             if (isFirst)
                 flushed[d] = [.. acknowledged[d]];
         }
@@ -101,11 +101,11 @@ internal sealed class Oracle(World world)
             world.Violation($"the destination destroys disk {device} and the source's are gone");
     }
 
-    private void Compare(string where, int disk, int[] content, int[] promised, bool isAfterCrash)
+    private void Compare(string where, int disk, int[] content, int[] promised, bool isAtLeast)
     {
         for (int b = 0; b < BlockDisk.Blocks; b++)
         {
-            if (isAfterCrash ? content[b] < promised[b] : content[b] != promised[b])
+            if (isAtLeast ? content[b] < promised[b] : content[b] != promised[b])
                 world.Violation($"{where}, disk {disk}, block {b}: write {promised[b]} was promised, {content[b]} is there");
             acknowledged[disk][b] = content[b];
         }
