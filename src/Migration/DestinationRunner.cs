@@ -17,7 +17,7 @@ public sealed class DestinationRunner : IDisposable
     private readonly IDestinationResources resources;
     private readonly IWitness? witness;
     private readonly TimeProvider time;
-    private readonly SemaphoreSlim one = new(1, 1);
+    private readonly Turn one = new();
     private CancellationTokenSource forward = new();
     private readonly ITimer watchdog;
 
@@ -67,7 +67,7 @@ public sealed class DestinationRunner : IDisposable
         {
             // Whatever an earlier attempt still waits for will not come.
             CancellationTokenSource before = Interlocked.Exchange(ref forward, new CancellationTokenSource());
-            await before.CancelAsync();
+            Cancel(before);
         }
 
         try
@@ -187,7 +187,7 @@ public sealed class DestinationRunner : IDisposable
     public async Task<string?> AbortAsync(string reason, CancellationToken cancellationToken)
     {
         if (!State.IsOwner)
-            await forward.CancelAsync();
+            Cancel(forward);
         await one.WaitAsync(cancellationToken);
         try
         {
@@ -232,8 +232,9 @@ public sealed class DestinationRunner : IDisposable
     {
         watchdog.Dispose();
         forward.Dispose();
-        one.Dispose();
     }
+
+    private static void Cancel(CancellationTokenSource source) => source.Cancel();
 
     private async Task<T> ForwardAsync<T>(Func<CancellationToken, Task<T>> work, CancellationToken cancellationToken)
     {

@@ -209,7 +209,8 @@ public sealed partial class SourceRunner
 
     private async Task WithHeartbeatAsync(Task work, CancellationToken cancellationToken)
     {
-        while (await Task.WhenAny(work, Task.Delay(HeartbeatInterval, time, cancellationToken)) != work)
+        // The work hears the token; a delay that did would end this wait on a thread of the pool.
+        while (await Task.WhenAny(work, Task.Delay(HeartbeatInterval, time, CancellationToken.None)) != work)
         {
             Report(await StatusAsync(cancellationToken));
             await HeartbeatAsync(cancellationToken);
@@ -235,9 +236,10 @@ public sealed partial class SourceRunner
 
     private async Task<bool> AwaitAsync(DateTimeOffset until, CancellationToken cancellationToken)
     {
-        // In steps: a timer of many days is not to be had, and the clock may be set.
+        // In steps: a timer of many days is not to be had, and the clock may be set. Delay cuts off what is less than a millisecond: without one more this
+        // would spin to its end.
         while (until - time.GetUtcNow() is { } left && left > TimeSpan.Zero)
-            await Task.Delay(left < TimeSpan.FromHours(1) ? left : TimeSpan.FromHours(1), time, cancellationToken);
+            await Task.Delay(left < TimeSpan.FromHours(1) ? left + TimeSpan.FromMilliseconds(1) : TimeSpan.FromHours(1), time, cancellationToken);
         return !State.Has<SourceRecord.Recalled>();
     }
 

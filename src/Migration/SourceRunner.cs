@@ -131,8 +131,9 @@ public sealed partial class SourceRunner : IDisposable
                 settled.TrySetResult(null);
             Report();
             using CancellationTokenSource limit = new(LimitOf(effect), time);
+            bool isInterruptible = IsInterruptible(effect);
             using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(
-                shutdown, limit.Token, IsInterruptible(effect) ? Volatile.Read(ref operatorCame).Token : CancellationToken.None);
+                shutdown, limit.Token, isInterruptible ? Volatile.Read(ref operatorCame).Token : CancellationToken.None);
             try
             {
                 if (await RunAsync(effect, either.Token) is { } record)
@@ -142,7 +143,7 @@ public sealed partial class SourceRunner : IDisposable
             }
             catch (Exception e) when (e is not InvariantException && !shutdown.IsCancellationRequested)
             {
-                await HandleAsync(effect, e, ++tries, shutdown);
+                await HandleAsync(effect, isInterruptible, e, ++tries, shutdown);
             }
         }
 
@@ -153,9 +154,9 @@ public sealed partial class SourceRunner : IDisposable
 
     public void Dispose() => operatorCame.Dispose();
 
-    private async Task HandleAsync(SourceEffect effect, Exception e, int tries, CancellationToken shutdown)
+    private async Task HandleAsync(SourceEffect effect, bool isInterruptible, Exception e, int tries, CancellationToken shutdown)
     {
-        if (Volatile.Read(ref operatorCame).IsCancellationRequested && e is OperationCanceledException)
+        if (isInterruptible && Volatile.Read(ref operatorCame).IsCancellationRequested && e is OperationCanceledException)
         {
             // Somebody came with a word; the next look at the state hears it.
             Volatile.Write(ref operatorCame, new CancellationTokenSource());
