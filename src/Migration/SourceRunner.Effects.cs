@@ -17,8 +17,7 @@ public sealed partial class SourceRunner
             case SourceEffect.PrepareDestination:
                 return new SourceRecord.Prepared(await peer.PrepareAsync(plan, State.Attempt, cancellationToken));
             case SourceEffect.StartMirror e:
-                await storage.StartMirrorAsync(
-                    Disk(e.Device), Target(e.Device), State.WasMirrored(e.Device), State.RateBytesPerSecond, plan.Options, cancellationToken);
+                await StartMirrorAsync(Disk(e.Device), cancellationToken);
                 return new SourceRecord.MirrorStarted(e.Device);
             case SourceEffect.AwaitMirrors:
                 return await AwaitMirrorsAsync(cancellationToken);
@@ -88,6 +87,17 @@ public sealed partial class SourceRunner
                 return new SourceRecord.Aborted();
             default:
                 throw new InvariantException($"{effect} has no runner");
+        }
+    }
+
+    private async Task StartMirrorAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        long rate = State.RateBytesPerSecond;
+        await storage.StartMirrorAsync(disk, Target(disk.Device), State.WasMirrored(disk.Device), rate, State.Plan.Options, cancellationToken);
+        while (rate != State.RateBytesPerSecond) // An operator came while it was started.
+        {
+            rate = State.RateBytesPerSecond;
+            await storage.SetRateAsync(disk, rate, cancellationToken);
         }
     }
 

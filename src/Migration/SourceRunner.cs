@@ -81,7 +81,7 @@ public sealed partial class SourceRunner : IDisposable
     public async Task SetRateAsync(long bytesPerSecond, CancellationToken cancellationToken)
     {
         Record(new SourceRecord.RateSet(bytesPerSecond));
-        foreach (DiskPlan disk in State.Plan.Disks.Where(d => State.HasNow<SourceRecord.MirrorStarted>(r => r.Device == d.Device)))
+        foreach (DiskPlan disk in State.Plan.Disks.Where(d => State.HasNow<SourceRecord.MirrorStarting>(r => r.Device == d.Device)))
             await storage.SetRateAsync(disk, bytesPerSecond, cancellationToken);
     }
 
