@@ -37,6 +37,7 @@ internal sealed class Driver(Request request)
                 "vdi_deactivate" or "vdi_detach" => await DeactivateAsync(cancellationToken),
                 "vdi_snapshot" => await ForkAsync(isSnapshot: true, cancellationToken),
                 "vdi_clone" => await ForkAsync(isSnapshot: false, cancellationToken),
+                "vdi_compose" => await ComposeAsync(cancellationToken),
                 "vdi_resize" => await ResizeAsync(cancellationToken),
                 _ => throw new DriverException(38, $"{request.Command} is not implemented"),
             };
@@ -231,6 +232,23 @@ internal sealed class Driver(Request request)
             folder, copy, "", "", "user", isSnapshot, isSnapshot ? request.VdiRef : "OpaqueRef:NULL", []);
         CollectorProcess.StartFor(folder, request.IsCollectorOff);
         return introduced;
+    }
+
+    /// <summary>The parent, given by its reference, is no disk of its own any more.</summary>
+    private async Task<RpcValue> ComposeAsync(CancellationToken cancellationToken)
+    {
+        DiskFolder folder = DiskFolder.Open(request.Location);
+        using XenApi xen = new(request.SessionRef);
+        string parentRef = request.Argument(0);
+        string parent = (await xen.CallAsync("VDI.get_location", parentRef)).AsString();
+        using IDisposable held = await folder.LockAsync(cancellationToken);
+        await tap.CheckClosedAsync(folder.Find(request.VdiLocation).Path, cancellationToken);
+        await tap.CheckClosedAsync(folder.Find(parent).Path, cancellationToken);
+        folder.Compose(parent, request.VdiLocation);
+        await xen.CallAsync("VDI.db_forget", parentRef);
+        await TellSpaceAsync(folder, xen);
+        CollectorProcess.StartFor(folder, request.IsCollectorOff);
+        return new RpcNil();
     }
 
     /// <summary>A disk that the database does not take is not left in the folder.</summary>

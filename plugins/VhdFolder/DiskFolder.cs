@@ -2,6 +2,7 @@
 // Every change is made under the folder's flock; a fork that was cut off is finished or undone by the next holder (research/storage.md 4.5
 // is the field's own algorithm).
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using Platform;
 using Vhd;
 using Vhd.Collect;
@@ -11,6 +12,10 @@ namespace VhdFolder;
 /// <summary>What .sr.json keeps. A quota of 0 means the whole filesystem.</summary>
 public sealed record FolderRecord(
     string Uuid, string Name, string Description, long QuotaBytes, bool MadeFolder, bool IsCollectorOff = false);
+
+/// <summary>Written at compile time: reflection over one record costs a driver, which lives for one call, as much as starting does.</summary>
+[JsonSerializable(typeof(FolderRecord))]
+internal sealed partial class FolderJson : JsonSerializerContext;
 
 /// <summary>A disk that users see. The file name of its parent is null for a flat one.</summary>
 public sealed record Disk(string Key, string Path, long VirtualSizeBytes, long PhysicalSizeBytes, string? Parent);
@@ -48,7 +53,7 @@ public sealed class DiskFolder
             throw new DriverException(DriverException.SrUnavailable, $"the parent of {path} is not a folder");
         Directory.CreateDirectory(path);
         DiskFolder folder = new(path, record with { MadeFolder = !isThere });
-        folder.WriteFile(RecordName, JsonSerializer.Serialize(folder.Record));
+        folder.WriteFile(RecordName, JsonSerializer.Serialize(folder.Record, FolderJson.Default.FolderRecord));
         return folder;
     }
 
@@ -60,7 +65,8 @@ public sealed class DiskFolder
             throw new DriverException(DriverException.SrUnavailable, $"{path} is not an SR: there is no {RecordName}");
         try
         {
-            FolderRecord read = JsonSerializer.Deserialize<FolderRecord>(File.ReadAllText(record)) ?? throw new JsonException("null");
+            FolderRecord read = JsonSerializer.Deserialize(File.ReadAllText(record), FolderJson.Default.FolderRecord)
+                ?? throw new JsonException("null");
             return new DiskFolder(path, read);
         }
         catch (JsonException e)
@@ -187,6 +193,33 @@ public sealed class DiskFolder
         return Find(newKey);
     }
 
+    /// <summary>
+    /// Lays a disk over another, which becomes its hidden base. Nobody may have either open. Done again, it is the same; a crash leaves the
+    /// disk over the one or the other, and the base is hidden only when the disk needs it.
+    /// </summary>
+    public void Compose(string parentKey, string childKey)
+    {
+        Disk child = Find(childKey);
+        Disk parent = Find(parentKey);
+        if (parent.VirtualSizeBytes > child.VirtualSizeBytes)
+            throw new DriverException(DriverException.VdiSize, $"{parentKey} is larger than {childKey}, which would hide its end");
+        ImageForest forest = images.Scan(FolderUse.None, 0);
+        if (forest.ChainOf(parentKey).Any(node => node.Key == childKey))
+            throw new DriverException(DriverException.BadRequest, $"{parentKey} lies on {childKey} itself");
+        if (forest.ChildrenOf(parentKey).Any(key => key != childKey))
+            throw new DriverException(DriverException.BadRequest, $"{parentKey} is another disk's base");
+        try
+        {
+            if (forest.Find(childKey)?.Parent != parentKey)
+                VhdImage.SetParent(child.Path, parent.Path);
+            VhdImage.SetHidden(parent.Path, true);
+        }
+        catch (VhdException e)
+        {
+            throw new DriverException(DriverException.BadRequest, e.Message);
+        }
+    }
+
     /// <summary>The filesystem's numbers, or the quota's where they are smaller.</summary>
     public (long TotalBytes, long FreeBytes, long UsedBytes) Space()
     {
@@ -219,7 +252,7 @@ public sealed class DiskFolder
     private void Save(FolderRecord record)
     {
         Record = record;
-        WriteFile(RecordName, JsonSerializer.Serialize(Record));
+        WriteFile(RecordName, JsonSerializer.Serialize(Record, FolderJson.Default.FolderRecord));
     }
 
     /// <summary>Replaces a small file as a whole, durably.</summary>

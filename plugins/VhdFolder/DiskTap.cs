@@ -109,13 +109,19 @@ public sealed class DiskTap
     /// <summary>
     /// Holds a disk's I/O and closes its image. When it fails the tapdisk may do so later all the same: a resume must follow.
     /// </summary>
-    public async Task PauseAsync(int processId, int minor, TimeSpan timeLimit, CancellationToken cancellationToken)
+    /// <returns>What ends the pause when it is disposed, or when this process dies; null where the tapdisk has no such pause.</returns>
+    public async Task<IDisposable?> PauseAsync(int processId, int minor, TimeSpan timeLimit, CancellationToken cancellationToken)
     {
+        TapExtensions extensions = new(control);
+        if ((await extensions.CapabilitiesAsync(processId, cancellationToken)).Contains("pause"))
+            return await extensions.PauseAsync(processId, minor, timeLimit, cancellationToken);
+
         using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(timeLimit);
         try
         {
             await control.PauseAsync(processId, minor, limit.Token);
+            return null;
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {

@@ -13,6 +13,7 @@ public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
     private static readonly TimeSpan LockWait = TimeSpan.FromSeconds(60);
     private static readonly TimeSpan LockPoll = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan PauseLimit = TimeSpan.FromSeconds(10);
+    private readonly Dictionary<TapReference, IDisposable> holds = [];
 
     public async Task<IDisposable> LockAsync(CancellationToken cancellationToken)
     {
@@ -26,7 +27,18 @@ public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
             await Task.Delay(LockPoll, cancellationToken);
         }
 
+        DropLeasesOfNothing();
         return held;
+    }
+
+    /// <summary>A collector that was killed leaves the files of its leases, and their images may be gone: nobody would take them again.</summary>
+    private void DropLeasesOfNothing()
+    {
+        foreach (string path in Directory.EnumerateFiles(folder, LeasePrefix + "*"))
+        {
+            if (!File.Exists(Path.Combine(folder, Path.GetFileName(path)[LeasePrefix.Length..] + ".vhd")))
+                FileLock.TryTake(path, isExclusive: true)?.Dispose();
+        }
     }
 
     /// <summary>
@@ -75,17 +87,31 @@ public sealed class FolderUsers(string folder, DiskTap taps) : IFolderUsers
         return held;
     }
 
-    public Task PauseAsync(TapReference tap, CancellationToken cancellationToken) =>
-        taps.PauseAsync(tap.ProcessId, tap.Minor, PauseLimit, cancellationToken);
+    /// <summary>A guest does not wait longer than this process lives.</summary>
+    public async Task PauseAsync(TapReference tap, CancellationToken cancellationToken)
+    {
+        if (await IsThereAsync(tap, cancellationToken) && await taps.PauseAsync(tap.ProcessId, tap.Minor, PauseLimit, cancellationToken) is { } hold)
+            LetGo(tap, hold);
+    }
 
-    /// <summary>Only a tapdisk that has this very image: another one may have its numbers by now.</summary>
     public async Task ResumeAsync(TapReference tap)
     {
-        IReadOnlyList<TapEntry> entries = await taps.ListAsync(CancellationToken.None);
-        bool isThere = entries.Any(entry => entry.ProcessId == tap.ProcessId && entry.Minor == tap.Minor
-            && entry.Arguments is { } arguments && KeyOf(arguments) == tap.Key);
-        if (isThere)
+        if (await IsThereAsync(tap, CancellationToken.None))
             await taps.ResumeAsync(tap.ProcessId, tap.Minor);
+        LetGo(tap, next: null);
+    }
+
+    /// <summary>Whether the tapdisk has this very image: another one may have its numbers by now.</summary>
+    private async Task<bool> IsThereAsync(TapReference tap, CancellationToken cancellationToken) =>
+        (await taps.ListAsync(cancellationToken)).Any(entry => entry.ProcessId == tap.ProcessId && entry.Minor == tap.Minor
+            && entry.Arguments is { } arguments && KeyOf(arguments) == tap.Key);
+
+    private void LetGo(TapReference tap, IDisposable? next)
+    {
+        if (holds.Remove(tap, out IDisposable? before))
+            before.Dispose();
+        if (next is not null)
+            holds.Add(tap, next);
     }
 
     private string? KeyOf(string arguments)

@@ -1,12 +1,16 @@
 // Volume.*: changes of one volume, under the folder's lock.
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
 using VhdFolder;
 
 namespace VhdFile;
 
 /// <summary>What <c>key.json</c> keeps.</summary>
 internal sealed record VolumeRecord(string Name, string Description, Dictionary<string, string> Keys, bool IsSharable);
+
+[JsonSerializable(typeof(VolumeRecord))]
+internal sealed partial class VolumeJson : JsonSerializerContext;
 
 internal static class Volumes
 {
@@ -34,6 +38,14 @@ internal static class Volumes
             case "Volume.resize":
                 await Tap.CheckClosedAsync(disk.Path, cancellationToken);
                 folder.Resize(disk.Key, p.Number("new_size"));
+                return null;
+            case "Volume.compose":
+                Disk parent = Find(folder, p.Text("key2"));
+                await Tap.CheckClosedAsync(disk.Path, cancellationToken);
+                await Tap.CheckClosedAsync(parent.Path, cancellationToken);
+                folder.Compose(parent.Key, disk.Key);
+                File.Delete(Path.Combine(folder.Path, parent.Key + ".json")); // A base has no name of its own.
+                CollectorProcess.StartFor(folder, folder.Record.IsCollectorOff);
                 return null;
             case "Volume.set":
                 return Save(folder, disk.Key, record with { Keys = new(record.Keys) { [p.Text("k")] = p.Text("v") } });
@@ -92,7 +104,9 @@ internal static class Volumes
         string path = Path.Combine(folder.Path, key + ".json");
         try
         {
-            VolumeRecord? record = File.Exists(path) ? JsonSerializer.Deserialize<VolumeRecord>(File.ReadAllText(path)) : null;
+            VolumeRecord? record = File.Exists(path)
+                ? JsonSerializer.Deserialize(File.ReadAllText(path), VolumeJson.Default.VolumeRecord)
+                : null;
             return record ?? new VolumeRecord("", "", [], false);
         }
         catch (JsonException e)
@@ -104,7 +118,7 @@ internal static class Volumes
 
     private static JsonNode? Save(DiskFolder folder, string key, VolumeRecord record)
     {
-        folder.WriteFile(key + ".json", JsonSerializer.Serialize(record));
+        folder.WriteFile(key + ".json", JsonSerializer.Serialize(record, VolumeJson.Default.VolumeRecord));
         return null;
     }
 }

@@ -16,6 +16,8 @@ public static partial class Posix
     private const int AtCurrentFolder = -100;
     private const int AtSymlinkNoFollow = 0x100;
     private const uint StatxType = 1;
+    private const uint StatxOwner = 8;
+    private const uint Root = 0;
     private const int ModeTypeMask = 0xf000;
     private const int ModeSocket = 0xc000;
     private const int LockExclusive = 2;
@@ -104,6 +106,15 @@ public static partial class Posix
         Span<byte> status = stackalloc byte[256]; // struct statx: the same on every architecture, mode (u16) at 28.
         return statx(AtCurrentFolder, path, AtSymlinkNoFollow, StatxType, status) == 0
             && (BitConverter.ToUInt16(status[28..]) & ModeTypeMask) == ModeSocket;
+    }
+
+    /// <summary>Whether what a path leads to belongs to root or to the user that we are: anybody else may change it at any time.</summary>
+    public static bool IsOwnersTrusted(string path) => OwnerOf(path) is { } owner && (owner == Root || owner == OwnerOf("/proc/self"));
+
+    private static uint? OwnerOf(string path)
+    {
+        Span<byte> status = stackalloc byte[256]; // struct statx: uid (u32) at 20.
+        return statx(AtCurrentFolder, path, 0, StatxOwner, status) == 0 ? BitConverter.ToUInt32(status[20..]) : null;
     }
 
     private static SafeFileHandle OpenDirectory(string path)

@@ -106,6 +106,16 @@ public sealed class ChunkMap
         }
     }
 
+    /// <summary>The bytes in which the sides may differ although they were copied or written before.</summary>
+    public long DirtyBytes
+    {
+        get
+        {
+            lock (gate)
+                return Math.Min(LengthBytes, (long)counts[(int)ChunkState.Dirty] * ChunkBytes);
+        }
+    }
+
     /// <summary>
     /// A guest's write asks for its bytes. Completes when nobody else holds any of them; the callers bound how many wait.
     /// </summary>

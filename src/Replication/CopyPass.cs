@@ -78,11 +78,11 @@ internal sealed class CopyPass : IDisposable
         }
         catch (IOException e)
         {
-            target.Lose($"the source's extents cannot be read: {e.Message}");
+            target.Lose($"the source's extents cannot be read: {e.Message}", isDiskError: true);
         }
         catch (InvariantException e)
         {
-            target.Lose(e.Message); // The guest goes on; whoever stops the pass hears of it.
+            target.Lose(e.Message, isDiskError: true); // The guest goes on; whoever stops the pass hears of it.
             throw;
         }
         finally
@@ -154,7 +154,7 @@ internal sealed class CopyPass : IDisposable
         }
         catch (IOException e)
         {
-            target.Lose($"the source cannot be read at {lease.OffsetBytes}: {e.Message}");
+            target.Lose($"the source cannot be read at {lease.OffsetBytes}: {e.Message}", isDiskError: true);
         }
         finally
         {

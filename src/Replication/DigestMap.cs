@@ -79,8 +79,56 @@ public sealed class DigestMap : IDisposable
         {
             int[] stale = StaleBlocks();
             ParallelOptions twoCores = new() { MaxDegreeOfParallelism = 2, CancellationToken = cancellationToken };
-            await Parallel.ForEachAsync(stale, twoCores, (block, token) => RehashAsync(device, block, token));
+            await Parallel.ForEachAsync(stale, twoCores, async (block, token) => await RehashAsync(device, block, token));
             return new DigestResult(Convert.ToHexStringLower(SHA256.HashData(blockDigests)), stale.Length);
+        }
+        finally
+        {
+            oneComputation.Release();
+        }
+    }
+
+    /// <summary>
+    /// The digest of a part, in whole leaves (the disk's end may cut the last): the hash of the digests, in order, of the blocks that lie in it whole and of
+    /// the leaves of those that it cuts. Reads what is stale in it, and at most the two blocks at its ends.
+    /// </summary>
+    /// <returns>In hex.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">The range is empty, not in whole leaves, or not in the disk.</exception>
+    public async Task<string> RangeAsync(IBlockDevice device, long offsetBytes, long rangeBytes, CancellationToken cancellationToken)
+    {
+        Invariant.Holds(device.LengthBytes == lengthBytes, "a digest map belongs to one disk");
+        bool isInside = offsetBytes >= 0 && rangeBytes > 0 && offsetBytes <= lengthBytes - rangeBytes;
+        long end = isInside ? offsetBytes + rangeBytes : 0;
+        if (!isInside || offsetBytes % LeafBytes != 0 || (end % LeafBytes != 0 && end != lengthBytes))
+            throw new ArgumentOutOfRangeException(nameof(offsetBytes), $"{offsetBytes}+{rangeBytes} is not in whole leaves of {LeafBytes} bytes of {lengthBytes}");
+        using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        await oneComputation.WaitAsync(cancellationToken);
+        try
+        {
+            for (long at = offsetBytes; at < end;)
+            {
+                int block = (int)(at / BlockBytes);
+                long start = (long)block * BlockBytes;
+                long next = Math.Min(Math.Min(start + BlockBytes, lengthBytes), end);
+                bool isWhole = at == start && next == Math.Min(start + BlockBytes, lengthBytes);
+                if (!isWhole)
+                {
+                    byte[] leaves = await RehashAsync(device, block, cancellationToken);
+                    int first = (int)(at - start) / LeafBytes, last = (int)(next - start - 1) / LeafBytes;
+                    hash.AppendData(leaves, first * HashBytes, (last - first + 1) * HashBytes);
+                }
+                else
+                {
+                    if (IsStale(block))
+                        await RehashAsync(device, block, cancellationToken);
+                    lock (gate)
+                        hash.AppendData(blockDigests, block * HashBytes, HashBytes);
+                }
+
+                at = next;
+            }
+
+            return Convert.ToHexStringLower(hash.GetHashAndReset());
         }
         finally
         {
@@ -90,13 +138,20 @@ public sealed class DigestMap : IDisposable
 
     public void Dispose() => oneComputation.Dispose();
 
+    private bool IsStale(int block)
+    {
+        lock (gate)
+            return staleLeaves[block] != 0;
+    }
+
     private int[] StaleBlocks()
     {
         lock (gate)
             return [.. Enumerable.Range(0, staleLeaves.Length).Where(block => staleLeaves[block] != 0)];
     }
 
-    private async ValueTask RehashAsync(IBlockDevice device, int block, CancellationToken cancellationToken)
+    /// <returns>The leaves' digests.</returns>
+    private async ValueTask<byte[]> RehashAsync(IBlockDevice device, int block, CancellationToken cancellationToken)
     {
         byte[] leaves = Claim(block, out uint toHash);
         byte[] buffer = ArrayPool<byte>.Shared.Rent(BlockBytes);
@@ -116,6 +171,7 @@ public sealed class DigestMap : IDisposable
             }
 
             Keep(block, leaves, leafCount);
+            return leaves;
         }
         catch
         {

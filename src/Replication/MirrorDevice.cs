@@ -37,8 +37,10 @@ public sealed class MirrorDevice : IBlockDevice
     private TargetSide side;
     private CopyPass pass;
     private string? error;
+    private bool isDiskError;
     private bool isFinished;
     private long sentInEarlierLives;
+    private long totalInEarlierLives;
 
     /// <summary>
     /// Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros,
@@ -74,9 +76,13 @@ public sealed class MirrorDevice : IBlockDevice
             TimeSpan wait = side.OldestWait;
             lock (gate)
             {
-                long total = pass.TotalBytes;
+                long total = Math.Max(totalInEarlierLives, pass.TotalBytes);
                 long copied = Math.Max(0, total - map.UnequalBytes);
-                return new MirrorStatus(Phase(wait), total, copied, sentInEarlierLives + side.SentBytes, map.UnequalChunks, error ?? "");
+                return new MirrorStatus(Phase(wait), total, copied, sentInEarlierLives + side.SentBytes, map.UnequalChunks, error ?? "")
+                {
+                    DirtyBytes = map.DirtyBytes,
+                    IsLost = error is not null && !isDiskError,
+                };
             }
         }
     }
@@ -136,17 +142,17 @@ public sealed class MirrorDevice : IBlockDevice
         source.ExtentsAsync(offsetBytes, lengthBytes, cancellationToken);
 
     /// <summary>
-    /// After Failed: goes on with the same disk behind a new connection, sending only what may differ. No request of the old connection
-    /// may still reach the target (its export is ended first), or it would put old bytes over new ones.
+    /// After Failed or Finished: goes on with the same disk behind a new connection, sending only what may differ. No request of the old
+    /// connection may still reach the target (its export is ended first), or it would put old bytes over new ones.
     /// </summary>
-    /// <exception cref="BlockIoException">EINVAL: the mirror has not failed, or the target does not fit; nothing changed, the target is
+    /// <exception cref="BlockIoException">EINVAL: the mirror lives, or the target does not fit; nothing changed, the target is
     /// the caller's.</exception>
     public async Task ResumeAsync(IBlockDevice target, MirrorOptions options)
     {
         lock (gate)
         {
-            if (error is null || isFinished)
-                throw new BlockIoException(Errno.EINVAL, $"only a failed mirror can be resumed; this one is {Phase(TimeSpan.Zero)}");
+            if (error is null && !isFinished)
+                throw new BlockIoException(Errno.EINVAL, $"only a mirror that failed or finished can be resumed; this one is {Phase(TimeSpan.Zero)}");
         }
 
         Check(source, target);
@@ -156,7 +162,10 @@ public sealed class MirrorDevice : IBlockDevice
         lock (gate)
         {
             sentInEarlierLives += side.SentBytes;
+            totalInEarlierLives = Math.Max(totalInEarlierLives, pass.TotalBytes);
             error = null;
+            isDiskError = false;
+            isFinished = false;
             failed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
             pass.Dispose();
             (side, pass) = Begin(target, options);
@@ -166,7 +175,10 @@ public sealed class MirrorDevice : IBlockDevice
     /// <summary>Leaves the target behind as if it had failed: what differs is remembered.</summary>
     public void GiveUp(string reason) => side.Lose(reason);
 
-    /// <summary>The switch-over: flushes both sides and lets go of the target, which then holds exactly what the source holds.</summary>
+    /// <summary>
+    /// The switch-over: flushes both sides and lets go of the target, which then holds exactly what the source holds. A write that comes afterwards all
+    /// the same goes to the source alone and is remembered: when the hand-over does not happen, the mirror is resumed from there.
+    /// </summary>
     /// <exception cref="BlockIoException">EBUSY: not synced, or the guest is still writing; nothing changed.</exception>
     public async Task FinishAsync()
     {
@@ -178,16 +190,18 @@ public sealed class MirrorDevice : IBlockDevice
             isFinished = true;
         }
 
-        await EndAsync();
+        await pass.StopAsync();
+        await side.DisposeAsync();
     }
 
     /// <summary>Stops mirroring, in whatever state it is. Requests that wait for the target are let go first.</summary>
     public async ValueTask DisposeAsync()
     {
-        if (isFinished)
-            return;
         side.Lose("the mirror was stopped");
-        await EndAsync();
+        await pass.StopAsync();
+        pass.Dispose();
+        await side.DisposeAsync();
+        oneFlush.Dispose();
     }
 
     private static void Check(IBlockDevice source, IBlockDevice target)
@@ -204,14 +218,6 @@ public sealed class MirrorDevice : IBlockDevice
         TargetSide begun = new(target, map.GainTarget(), options.StallLimit, time, OnLost);
         CopyPass copying = new(source, begun, map, rate, time, () => FlushTargetAsync(begun));
         return (begun, copying);
-    }
-
-    private async Task EndAsync()
-    {
-        await pass.StopAsync();
-        pass.Dispose();
-        await side.DisposeAsync();
-        oneFlush.Dispose();
     }
 
     private MirrorPhase Phase(TimeSpan wait)
@@ -285,11 +291,13 @@ public sealed class MirrorDevice : IBlockDevice
         }
     }
 
-    private void OnLost(string reason)
+    private void OnLost(string reason, bool isOfDisk)
     {
         map.LoseTarget();
         lock (gate)
         {
+            if (error is null)
+                isDiskError = isOfDisk;
             error ??= reason;
             failed.TrySetResult();
         }

@@ -2,6 +2,7 @@
 // target up. Reused: a guest's write must not cost garbage.
 using System.Runtime.CompilerServices;
 using System.Threading.Tasks.Sources;
+using Platform;
 
 namespace Replication;
 
@@ -69,6 +70,8 @@ internal sealed class TargetRequest : IValueTaskSource<bool>
     public void OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
         told.OnCompleted(continuation, state, token, flags);
 
+    private static bool IsOfDisk(Exception e) => e is BlockIoException { Errno: not (Errno.ESHUTDOWN or Errno.EPIPE or Errno.ETIMEDOUT) };
+
     private void OnAnswered()
     {
         bool isDone = false;
@@ -80,7 +83,7 @@ internal sealed class TargetRequest : IValueTaskSource<bool>
         }
         catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
         {
-            side.Lose($"the target's {what} failed: {e.Message}");
+            side.Lose($"the target's {what} failed: {e.Message}", IsOfDisk(e));
         }
         catch (Exception e)
         {

@@ -17,7 +17,7 @@ internal sealed class TargetSide : IAsyncDisposable
     private readonly IBlockDevice device;
     private readonly TimeSpan stallLimit;
     private readonly TimeProvider time;
-    private readonly Action<string> onLost;
+    private readonly Action<string, bool> onLost;
     private readonly ITimer watchdog;
     private readonly Lock gate = new();
     private readonly CancellationTokenSource lost = new(); // Never disposed: whoever loses the target may still be cancelling it.
@@ -28,8 +28,8 @@ internal sealed class TargetSide : IAsyncDisposable
     private long sentBytes;
     private bool isLost;
 
-    /// <param name="onLost">Told the reason, once, before any waiting request gives up.</param>
-    public TargetSide(IBlockDevice device, int epoch, TimeSpan stallLimit, TimeProvider time, Action<string> onLost)
+    /// <param name="onLost">Told the reason, and whether it is an error of a disk, once, before any waiting request gives up.</param>
+    public TargetSide(IBlockDevice device, int epoch, TimeSpan stallLimit, TimeProvider time, Action<string, bool> onLost)
     {
         this.device = device;
         this.stallLimit = stallLimit;
@@ -67,7 +67,8 @@ internal sealed class TargetSide : IAsyncDisposable
 
     public ValueTask<bool> TryWriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags)
     {
-        Interlocked.Add(ref sentBytes, source.Length);
+        if (!IsLost)
+            Interlocked.Add(ref sentBytes, source.Length);
         return TryAsync(
             static (d, a, token) => d.WriteAsync(a.offsetBytes, a.source, a.flags, token), (offsetBytes, source, flags), "write");
     }
@@ -81,13 +82,14 @@ internal sealed class TargetSide : IAsyncDisposable
     public ValueTask<bool> TryFlushAsync() => TryAsync(static (d, _, token) => d.FlushAsync(token), 0, "flush");
 
     /// <summary>Ends this life. The first reason counts.</summary>
-    public void Lose(string reason)
+    /// <param name="isDiskError">A disk said no (full, unreadable): behind another connection it would say the same.</param>
+    public void Lose(string reason, bool isDiskError = false)
     {
         lock (gate)
         {
             if (isLost)
                 return;
-            onLost(reason); // Inside the lock: whoever learns that the target is lost learns it after its owner.
+            onLost(reason, isDiskError); // Inside the lock: whoever learns that the target is lost learns it after its owner.
             Volatile.Write(ref isLost, true);
         }
 

@@ -28,6 +28,9 @@ public interface ISmDatabase
 {
     string HostRef { get; }
 
+    /// <summary>Where this host is reached.</summary>
+    string HostAddress { get; }
+
     /// <summary>The task that the call belongs to; the driver sends it back with its call-backs.</summary>
     string TaskRefOf(string dbg);
 
@@ -65,6 +68,9 @@ public interface ISmDatabase
 
     /// <summary>A VDI is no longer written: a content that has no name gets one. One that may not be written is left.</summary>
     void ContentSettles(SrId sr, VdiId vdi);
+
+    /// <summary>The VDI is a snapshot of another, taken then.</summary>
+    void RecordSnapshotOf(SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf);
 
     /// <summary>The VDI holds a snapshot's content again.</summary>
     void RecordRevert(SrId sr, VdiId vdi, VdiId snapshot);

@@ -1,5 +1,6 @@
 // Finds the SMAPIv1 drivers of a folder (research/storage.md 3.6, 3.7). A bad one is reported with its reason and does not stop the others.
 using System.Globalization;
+using Platform;
 using StorageAccess;
 using StorageAccess.Wire;
 
@@ -87,7 +88,9 @@ public static class SmDrivers
         UnixFileMode mode = File.GetUnixFileMode(target);
         if ((mode & execute) == 0)
             return "it is not executable";
-        return (mode & UnixFileMode.OtherWrite) != 0 ? "everybody may write to it" : null;
+        if ((mode & UnixFileMode.OtherWrite) != 0)
+            return "everybody may write to it";
+        return Posix.IsOwnersTrusted(target) ? null : "it belongs neither to root nor to the user that would run it";
     }
 
     private static async Task<SmDriver> AskAsync(string path, string hostRef, SmDriverSettings settings,

@@ -134,6 +134,21 @@ public sealed partial class SmapiV1Backend
         return Task.CompletedTask;
     }
 
+    public Task VdiSetSnapshotOfAsync(
+        string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken)
+    {
+        Vdi(sr, vdi);
+        database.RecordSnapshotOf(sr, vdi, snapshotTime, snapshotOf);
+        return Task.CompletedTask;
+    }
+
+    /// <summary>The session is the SR's own, one for all its disks: the field makes one for each call, and leaves it (sheet 10.2).</summary>
+    public Task<string> VdiGetUrlAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken)
+    {
+        Vdi(sr, vdi);
+        return Task.FromResult($"{database.HostAddress}/{database.Sr(sr).SessionRef}/{vdi}");
+    }
+
     private VdiInfo Introduced(SrId sr, VdiId vdi) =>
         database.FindVdi(sr, vdi)?.Info
         ?? throw StorageException.NoAnswer("SR_BACKEND_FAILURE", "", $"the driver answered location {vdi} and did not introduce it", "");

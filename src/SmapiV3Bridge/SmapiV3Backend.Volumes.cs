@@ -8,8 +8,6 @@ namespace SmapiV3Bridge;
 
 public sealed partial class SmapiV3Backend
 {
-    private const string TagPrefix = "tags";
-
     public async Task<ProbeResult> SrProbeAsync(
         string dbg, IReadOnlyDictionary<string, string> deviceConfig, IReadOnlyDictionary<string, string> smConfig,
         CancellationToken cancellationToken)
@@ -119,8 +117,39 @@ public sealed partial class SmapiV3Backend
     {
         Require(isThere ? "Volume.set" : "Volume.unset", isThere ? "VDI.add_tags" : "VDI.remove_tags");
         return isThere
-            ? SetAsync(dbg, sr, vdi, TagPrefix + tag, tag, cancellationToken)
-            : UnsetAsync(dbg, sr, vdi, TagPrefix + tag, cancellationToken);
+            ? SetAsync(dbg, sr, vdi, Volume.TagPrefix + tag, tag, cancellationToken)
+            : UnsetAsync(dbg, sr, vdi, Volume.TagPrefix + tag, cancellationToken);
+    }
+
+    /// <summary>Custom keys, as of a snapshot that was taken here; the field's daemon lacks the call.</summary>
+    public async Task VdiSetSnapshotOfAsync(
+        string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken)
+    {
+        Require("Volume.set", "SR.update_snapshot_info_dest");
+        await SetAsync(dbg, sr, vdi, Volume.SnapshotTimeKey, snapshotTime, cancellationToken);
+        await SetAsync(dbg, sr, vdi, Volume.IsASnapshotKey, "true", cancellationToken);
+        await SetAsync(dbg, sr, vdi, Volume.SnapshotOfKey, snapshotOf.Value, cancellationToken);
+    }
+
+    /// <summary>The datapath's plugin copies and mirrors in one job.</summary>
+    public async Task<DataOperation> DataMirrorAsync(
+        string dbg, SrId sr, VdiId vdi, string vm, string url, CancellationToken cancellationToken)
+    {
+        (ScriptFolder scripts, JsonObject parameters) = await DatapathAsync(dbg, new DatapathId("mirror"), sr, vdi, vm, cancellationToken);
+        if (!scripts.Has("Data.mirror"))
+            throw StorageException.Unimplemented("DATA.mirror");
+        (parameters["domain"], parameters["remote"]) = (vm, url);
+        return Shaped(scripts, "Data.mirror", await scripts.RunAsync("Data.mirror", parameters, cancellationToken), StorageWire.ReadOperation);
+    }
+
+    public async Task<DataStatus> DataStatAsync(
+        string dbg, SrId sr, VdiId vdi, string vm, DataOperation operation, CancellationToken cancellationToken)
+    {
+        (ScriptFolder scripts, _) = await DatapathAsync(dbg, new DatapathId("mirror"), sr, vdi, vm, cancellationToken);
+        if (!scripts.Has("Data.stat"))
+            throw StorageException.Unimplemented("DATA.stat");
+        JsonObject parameters = new() { ["dbg"] = dbg, ["operation"] = StorageWire.Write(operation) };
+        return Shaped(scripts, "Data.stat", await scripts.RunAsync("Data.stat", parameters, cancellationToken), StorageWire.ReadDataStatus);
     }
 
     /// <summary>The clone of an epoch that has ended, or of one that a crash cut off.</summary>

@@ -61,9 +61,19 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         if (info.Health != "Healthy")
             throw new StorageException("SR_UNHEALTHY", sr.Value, info.Health, "repair the SR's storage, then scan again");
         JsonNode? answer = await plugin.Scripts.RunAsync("SR.ls", OnSr(dbg, sr), cancellationToken);
-        List<Volume> volumes = Shaped("SR.ls", answer, static a => StorageWire.Items(a).Select(Volume.Read).ToList());
+        List<Volume> volumes = Shaped("SR.ls", answer, ReadList);
         HashSet<string> temporaries = volumes.Select(static v => v.Keys.GetValueOrDefault(Volume.CloneOnBootKey, "")).ToHashSet();
         return new SrScan(volumes.Where(v => !temporaries.Contains(v.Info.Vdi.Value)).Select(static v => v.Info).ToList(), info);
+    }
+
+    /// <summary>One key twice is two disks for one, and a space that does not exist.</summary>
+    private static List<Volume> ReadList(JsonNode? answer)
+    {
+        List<Volume> volumes = StorageWire.Items(answer).Select(Volume.Read).ToList();
+        HashSet<VdiId> seen = [];
+        return volumes.FirstOrDefault(v => !seen.Add(v.Info.Vdi)) is { } twice
+            ? throw new RpcFormatException($"volume {twice.Info.Vdi} is listed twice")
+            : volumes;
     }
 
     public async Task<SrInfo> SrStatAsync(string dbg, SrId sr, CancellationToken cancellationToken)
@@ -116,9 +126,12 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
             [Volume.ContentIdKey] = source.ContentId,
             [Volume.TypeKey] = source.Type,
         };
+        foreach (string tag in source.Tags)
+            keys[Volume.TagPrefix + tag] = tag;
         await SetOrUndoAsync(dbg, sr, snapshot.Vdi, keys, cancellationToken);
         return snapshot with
         {
+            Tags = source.Tags,
             SnapshotTime = now,
             IsASnapshot = true,
             SnapshotOf = source.Vdi.Value,
@@ -142,15 +155,8 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         string dbg, DatapathId datapath, SrId sr, VdiId vdi, string vm, VdiAccess access, CancellationToken cancellationToken)
     {
         (ScriptFolder scripts, JsonObject parameters) = await DatapathAsync(dbg, datapath, sr, vdi, vm, cancellationToken);
-        JsonNode? answer = await scripts.RunAsync("Datapath.attach", parameters, cancellationToken);
-        try
-        {
-            return StorageWire.ReadBackend(answer);
-        }
-        catch (RpcFormatException e)
-        {
-            throw scripts.Misshapen("Datapath.attach", answer, e.Message);
-        }
+        return Shaped(
+            scripts, "Datapath.attach", await scripts.RunAsync("Datapath.attach", parameters, cancellationToken), StorageWire.ReadBackend);
     }
 
     public async Task VdiActivateAsync(
@@ -225,7 +231,9 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
     private async Task<Volume> ForVolumeAsync(string script, JsonObject parameters, CancellationToken cancellationToken) =>
         Shaped(script, await plugin.Scripts.RunAsync(script, parameters, cancellationToken), Volume.Read);
 
-    private T Shaped<T>(string script, JsonNode? answer, Func<JsonNode?, T> read)
+    private T Shaped<T>(string script, JsonNode? answer, Func<JsonNode?, T> read) => Shaped(plugin.Scripts, script, answer, read);
+
+    private static T Shaped<T>(ScriptFolder scripts, string script, JsonNode? answer, Func<JsonNode?, T> read)
     {
         try
         {
@@ -233,7 +241,7 @@ public sealed partial class SmapiV3Backend(VolumePlugin plugin, StoragePlugins p
         }
         catch (RpcFormatException e)
         {
-            throw plugin.Scripts.Misshapen(script, answer, e.Message);
+            throw scripts.Misshapen(script, answer, e.Message);
         }
     }
 

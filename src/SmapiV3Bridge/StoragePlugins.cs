@@ -1,6 +1,7 @@
 // Finds the SMAPIv3 plugins under a root: volume/<queue name>/ and datapath/<uri scheme>/ (research/storage.md 5.1, 5.3, 5.5). A bad one is
 // reported with its reason and does not stop the others.
 using System.Text.Json.Nodes;
+using Platform;
 using StorageAccess;
 using StorageAccess.Wire;
 
@@ -100,9 +101,9 @@ public sealed class StoragePlugins
     private async Task<(ScriptFolder Scripts, QueryResult Query)?> AskAsync(
         string folder, ScriptSettings settings, CancellationToken cancellationToken)
     {
-        if (WritableByAll(folder) is { } open)
+        if (WhyUnsafe(folder) is { } reason)
         {
-            rejected.Add(new RejectedPlugin(folder, $"everybody may write to {open}, and it would run as us"));
+            rejected.Add(new RejectedPlugin(folder, reason));
             return null;
         }
 
@@ -124,7 +125,7 @@ public sealed class StoragePlugins
     }
 
     /// <summary>The folder itself counts: who may write there may replace a script.</summary>
-    private static string? WritableByAll(string folder)
+    private static string? WhyUnsafe(string folder)
     {
         const UnixFileMode sticky = UnixFileMode.StickyBit;
         foreach (string path in Directory.GetFiles(folder).Prepend(folder))
@@ -134,7 +135,9 @@ public sealed class StoragePlugins
                 continue; // A link to nothing fails when it is called, and says so.
             UnixFileMode mode = File.GetUnixFileMode(target);
             if ((mode & UnixFileMode.OtherWrite) != 0 && (mode & sticky) == 0)
-                return path;
+                return $"everybody may write to {path}, and it would run as us";
+            if (!Posix.IsOwnersTrusted(target))
+                return $"{path} belongs neither to root nor to the user that would run it";
         }
 
         return null;

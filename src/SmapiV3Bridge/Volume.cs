@@ -14,6 +14,7 @@ internal sealed record Volume(VdiInfo Info, IReadOnlyList<string> Uris, IReadOnl
     public const string IsASnapshotKey = "is_a_snapshot";
     public const string SnapshotOfKey = "snapshot_of";
     public const string CloneOnBootKey = "clone-on-boot";
+    public const string TagPrefix = "tags"; // No separator follows, and the value is the name again.
     public const string SmConfigPrefix = "_sm_config_";
 
     /// <exception cref="RpcFormatException">Not a volume.</exception>
@@ -36,6 +37,9 @@ internal sealed record Volume(VdiInfo Info, IReadOnlyList<string> Uris, IReadOnl
             Sharable = StorageWire.Flag(json, "sharable", false),
             VirtualSizeBytes = StorageWire.Number(json, "virtual_size"),
             PhysicalUtilisationBytes = StorageWire.Number(json, "physical_utilisation", 0),
+            CbtEnabled = StorageWire.Flag(json, "cbt_enabled", false),
+            Tags = keys.Where(static k => k.Key.StartsWith(TagPrefix, StringComparison.Ordinal) && k.Key == TagPrefix + k.Value)
+                .Select(static k => k.Value).Order(StringComparer.Ordinal).ToList(),
             SmConfig = keys.Where(static k => k.Key.StartsWith(SmConfigPrefix, StringComparison.Ordinal))
                 .ToDictionary(static k => k.Key[SmConfigPrefix.Length..], static k => k.Value),
         };

@@ -11,23 +11,25 @@ public interface IDiskCopier
     Task CopyAsync(Backend from, Backend to, IProgress<double> progress, CancellationToken cancellationToken);
 }
 
-internal sealed class DiskCopying(StorageLayer layer, StorageTasks tasks, IDiskCopier copier)
+public sealed class DiskCopying(StorageLayer layer, IDiskCopier copier)
 {
     private const string ControlDomain = "0";
 
     /// <returns>The id of a task whose result is <c>["Vdi_info", vdi_info]</c>.</returns>
     /// <exception cref="StorageException">Migration_preparation_failure: <paramref name="url"/> is another host's.</exception>
-    public string Start(string dbg, SrId sr, VdiId vdi, string url, SrId destination)
+    internal string Start(StorageTasks tasks, string dbg, SrId sr, VdiId vdi, string url, SrId destination)
     {
         if (url.Length != 0 && !IsLocal(url))
             throw StorageException.Migration("Migration_preparation_failure", "DATA.copy goes to this host only; VM.migrate_send moves disks to another");
-        return tasks.Start(dbg, (progress, cancellationToken) => CopyAsync(dbg, sr, vdi, destination, progress, cancellationToken));
+        return tasks.Start(dbg, async (progress, cancellationToken) =>
+            new JsonArray("Vdi_info", StorageWire.Write(await CopyAsync(dbg, sr, vdi, destination, progress, cancellationToken))));
     }
 
     private static bool IsLocal(string url) =>
         Uri.TryCreate(url, UriKind.Absolute, out Uri? parsed) && (parsed.IsLoopback || parsed.IsFile);
 
-    private async Task<JsonNode> CopyAsync(
+    /// <summary>A failure or a cancel leaves neither the new disk nor a datapath.</summary>
+    public async Task<VdiInfo> CopyAsync(
         string dbg, SrId sr, VdiId vdi, SrId destination, IProgress<double> progress, CancellationToken cancellationToken)
     {
         VdiInfo source = await layer.VdiStatAsync(dbg, sr, vdi, cancellationToken);
@@ -41,7 +43,7 @@ internal sealed class DiskCopying(StorageLayer layer, StorageTasks tasks, IDiskC
             Backend writing = await UpAsync(dbg, to, destination, made.Vdi, VdiAccess.ReadWrite, cancellationToken);
             await copier.CopyAsync(reading, writing, progress, cancellationToken);
             await DownAsync(dbg, from, to);
-            return new JsonArray("Vdi_info", StorageWire.Write(await layer.VdiStatAsync(dbg, destination, made.Vdi, cancellationToken)));
+            return await layer.VdiStatAsync(dbg, destination, made.Vdi, cancellationToken);
         }
         catch (Exception e) when (e is not InvariantException)
         {

@@ -117,6 +117,22 @@ public interface IStorageBackend
 
     Task VdiTagAsync(string dbg, SrId sr, VdiId vdi, string tag, bool isThere, CancellationToken cancellationToken) =>
         Task.FromException(StorageException.Unimplemented(isThere ? "VDI.add_tags" : "VDI.remove_tags"));
+
+    /// <summary>Records that a disk is a snapshot of another: what a migration carries over for the snapshots of a disk.</summary>
+    Task VdiSetSnapshotOfAsync(string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken) =>
+        Task.FromException(StorageException.Unimplemented("SR.update_snapshot_info_dest"));
+
+    /// <returns><c>address/session/location</c>: whom to ask for the disk, and by what right.</returns>
+    Task<string> VdiGetUrlAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        Task.FromException<string>(StorageException.Unimplemented("VDI.get_url"));
+
+    /// <summary>A plugin with a data plane of its own copies the disk and mirrors what is written.</summary>
+    /// <param name="url">Where to: <c>nbd+unix:///EXPORT?socket=PATH</c>.</param>
+    Task<DataOperation> DataMirrorAsync(string dbg, SrId sr, VdiId vdi, string vm, string url, CancellationToken cancellationToken) =>
+        Task.FromException<DataOperation>(StorageException.Unimplemented("DATA.mirror"));
+
+    Task<DataStatus> DataStatAsync(string dbg, SrId sr, VdiId vdi, string vm, DataOperation operation, CancellationToken cancellationToken) =>
+        Task.FromException<DataStatus>(StorageException.Unimplemented("DATA.stat"));
 }
 
 /// <summary>

@@ -44,6 +44,10 @@ public sealed record VdiInfo
 
     public bool Sharable { get; init; }
 
+    public bool CbtEnabled { get; init; }
+
+    public IReadOnlyList<string> Tags { get; init; } = [];
+
     public long VirtualSizeBytes { get; init; }
 
     public long PhysicalUtilisationBytes { get; init; }
@@ -80,6 +84,13 @@ public sealed record QueryResult(
     IReadOnlyList<string> Features,
     IReadOnlyDictionary<string, string> Configuration,
     string SmapiVersion);
+
+/// <summary>Work of a data plane that goes on by itself: <c>MirrorV1</c> or <c>CopyV1</c>, and whose it is.</summary>
+public sealed record DataOperation(string Kind, string Key);
+
+/// <param name="IsComplete">Everything is copied; a mirror goes on all the same.</param>
+/// <param name="Progress">0 to 1, or null when the plane does not say.</param>
+public sealed record DataStatus(bool HasFailed, bool IsComplete, double? Progress);
 
 /// <summary>One of the ways in which an attached VDI can be reached; the consumer picks.</summary>
 public abstract record Implementation;

@@ -54,6 +54,10 @@ public sealed class StorageException : Exception
     /// <param name="tag">One of the field's Migration_… variants.</param>
     public static StorageException Migration(string tag, string text) => new(tag, "INTERNAL_ERROR", [text]);
 
+    /// <summary>Two disks that should hold the same do not.</summary>
+    public static StorageException ContentIdsDoNotMatch(VdiId one, VdiId other) =>
+        new("Content_ids_do_not_match", "INTERNAL_ERROR", [one.Value, other.Value]);
+
     public static StorageException DuplicatedKey(string key) => new("Duplicated_key", "MAP_DUPLICATE_KEY", [key]);
 
     public static StorageException Internal(string text) => new("Internal_error", "INTERNAL_ERROR", [text]);

@@ -1,5 +1,7 @@
 // After a restart: what the records say is compared with what is really so, and made right by the drivers' idempotent calls, or reported.
 // Nothing is assumed to be detached because it is not known (research/storage.md 2.5 and 10.2 tell what that costs).
+using StorageAccess.Tap;
+
 namespace StorageAccess;
 
 /// <summary>What a restart found: one sentence each, for a log and for DP.diagnostics.</summary>
@@ -36,6 +38,24 @@ public sealed partial class StorageLayer
 
         return new RestartReport(mended, unmended);
     }
+
+    /// <summary>
+    /// Open disks of a control folder's tapdisks that belong to no datapath, a sentence each: a driver's or a daemon's death may have left them,
+    /// or they are somebody else's. They are reported, here and by DP.diagnostics, and never touched.
+    /// </summary>
+    public async Task<IReadOnlyList<string>> UntrackedTapdisksAsync(TapControl control, CancellationToken cancellationToken)
+    {
+        HashSet<(int, int)> tracked = [.. state.Srs().SelectMany(sr => state.Vdis(sr.Sr)).Select(vdi => ServerOf(vdi)).OfType<(int, int)>()];
+        IReadOnlyList<TapEntry> entries = await control.ListAsync(cancellationToken);
+        return untracked =
+        [
+            .. entries.Where(entry => entry is { ProcessId: { } processId, Minor: { } minor, Arguments.Length: > 0 } && !tracked.Contains((processId, minor)))
+                .Select(static entry => $"tapdisk {entry.ProcessId}, minor {entry.Minor}, serves {entry.Arguments} and belongs to no datapath; it is left alone"),
+        ];
+    }
+
+    /// <summary>What the last look found.</summary>
+    internal IReadOnlyList<string> Untracked => untracked;
 
     private void ForgetBoot(List<string> mended)
     {

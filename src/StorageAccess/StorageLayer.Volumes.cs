@@ -1,5 +1,6 @@
 // The calls of SMAPIv2 that neither attach nor make a disk: names, content, parents, settings. Where the field takes no lock for a change
 // of one disk (introduce, compose, revert, set_content_id, settings) this layer does.
+using StorageAccess.Tap;
 
 namespace StorageAccess;
 
@@ -153,14 +154,42 @@ public sealed partial class StorageLayer
         if (path is null)
             throw StorageException.Internal($"VDI {vdi} is not served over NBD");
         string real = File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path;
-        string name = Path.GetFileName(real);
         if (!isPassing)
             return real;
-        // nbdPID.MINOR and nbdserverPID.MINOR are beside each other.
-        return name.StartsWith("nbd", StringComparison.Ordinal) && name.Length > 3 && char.IsAsciiDigit(name[3])
-            ? Path.Combine(Path.GetDirectoryName(real)!, "nbdserver" + name[3..])
+        return TapControl.ServerOf(real) is { } server
+            ? new TapControl(Path.GetDirectoryName(real)!).PassingSocketPath(server.ProcessId, server.Minor, isNewStyle: false)
             : throw StorageException.Internal($"VDI {vdi} is served by something that takes no passed connections: {real}");
     }
+
+    /// <summary>The tapdisk that serves a disk which is activated here; null when something else does, or nothing.</summary>
+    internal (TapControl Control, int ProcessId, int Minor)? TapOf(SrId sr, VdiId vdi)
+    {
+        return state.FindVdi(sr, vdi) is { State.Phase: VdiPhase.Activated } row && SocketOf(row) is { } socket && TapControl.ServerOf(socket) is { } server
+            ? (new TapControl(Path.GetDirectoryName(socket)!), server.ProcessId, server.Minor) : null;
+    }
+
+    private static (int ProcessId, int Minor)? ServerOf(VdiRow row) => SocketOf(row) is { } socket ? TapControl.ServerOf(socket) : null;
+
+    /// <summary>Where the disk is served, whatever links lead there; null when it is not served over NBD.</summary>
+    private static string? SocketOf(VdiRow row) => row.Backend?.Nbd is { } nbd && HostReality.SocketPathOf(nbd.Uri) is { } path
+        ? File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path : null;
+
+    public Task VdiSetSnapshotOfAsync(
+        string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken) =>
+        ChangeAsync(
+            dbg, "SR.update_snapshot_info_dest", sr, vdi, b => b.VdiSetSnapshotOfAsync(dbg, sr, vdi, snapshotTime, snapshotOf, cancellationToken),
+            cancellationToken);
+
+    public Task<string> VdiGetUrlAsync(string dbg, SrId sr, VdiId vdi, CancellationToken cancellationToken) =>
+        BackendOf(Attached(sr)).VdiGetUrlAsync(dbg, sr, vdi, cancellationToken);
+
+    /// <exception cref="StorageException">Unimplemented: the plugin has no data plane of its own.</exception>
+    internal Task<DataOperation> DataMirrorAsync(string dbg, SrId sr, VdiId vdi, string vm, string url, CancellationToken cancellationToken) =>
+        WithVdiAsync(dbg, "DATA.mirror", sr, vdi, b => b.DataMirrorAsync(dbg, sr, vdi, vm, url, cancellationToken), cancellationToken);
+
+    internal Task<DataStatus> DataStatAsync(
+        string dbg, SrId sr, VdiId vdi, string vm, DataOperation operation, CancellationToken cancellationToken) =>
+        BackendOf(Attached(sr)).DataStatAsync(dbg, sr, vdi, vm, operation, cancellationToken);
 
     private static VdiInfo? Named(string name, IReadOnlyList<VdiInfo> vdis)
     {

@@ -19,6 +19,7 @@ public sealed partial class StorageLayer : IDatapaths
     private readonly StorageUpdates updates;
     private readonly Exclusion srLocks;
     private readonly ConcurrentDictionary<SrId, Exclusion> vdiLocks = [];
+    private IReadOnlyList<string> untracked = [];
 
     /// <param name="backends">By SR type, lower case.</param>
     public StorageLayer(
@@ -32,6 +33,10 @@ public sealed partial class StorageLayer : IDatapaths
         updates = new StorageUpdates(time);
         srLocks = new Exclusion("SR", time, lockWait);
     }
+
+    internal StorageState State => state;
+
+    internal TimeProvider Time => time;
 
     /// <summary>What has changed, for those who wait for it.</summary>
     public StorageUpdates Updates => updates;

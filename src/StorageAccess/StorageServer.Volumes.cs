@@ -1,5 +1,6 @@
-// The method table's second half: volumes, content, tasks, updates. What only runs inside a source's own migration engine (send_start, the
-// receive calls ending in 3) the field's mux refuses as Unimplemented, and so does this one: migrations are the saga's.
+// The method table's second half: volumes, content, mirrors, tasks, updates. Not in it, and so refused as Unimplemented as by the field's mux:
+// DATA.MIRROR.send_start, receive_start3, receive_finalize3 and receive_cancel2. They only run inside the migration engine of a source, which
+// drives the destination by ordinary calls (research/storage.md 2.1, 7.2); ours is the saga.
 using System.Globalization;
 using System.Text;
 using System.Text.Json.Nodes;
@@ -46,6 +47,12 @@ public sealed partial class StorageServer
             return new JsonArray(sr.Value, Write(vdi));
         },
         ["VDI.set_content_id"] = (p, c) => Unit(layer.VdiSetContentIdAsync(Dbg(p), Sr(p), Vdi(p), Text(p, "content_id"), c)),
+        ["VDI.get_url"] = async (p, c) => JsonValue.Create(await layer.VdiGetUrlAsync(Dbg(p), Sr(p), Vdi(p), c)),
+        ["SR.update_snapshot_info_src"] = (p, c) => Unit(relations.SendAsync(
+            Dbg(p), Sr(p), Vdi(p), Text(p, "url"), new SrId(Text(p, "dest")), new VdiId(Text(p, "dest_vdi")), Map(Find(p, "snapshot_pairs")),
+            Flag(p, "verify_dest", false), c)),
+        ["SR.update_snapshot_info_dest"] = (p, c) => Unit(relations.RecordAsync(
+            Dbg(p), Sr(p), Vdi(p), ReadVdiInfo(Get(p, "src_vdi")), ReadVdiInfos(Find(p, "snapshot_pairs")), c)),
         ["VDI.compose"] = (p, c) => Unit(layer.VdiComposeAsync(Dbg(p), Sr(p), new VdiId(Text(p, "vdi1")), new VdiId(Text(p, "vdi2")), c)),
         ["VDI.revert"] = (p, c) => Unit(layer.VdiRevertAsync(Dbg(p), Sr(p), ReadVdiInfo(Get(p, "snapshot_info")), c)),
         ["VDI.enable_cbt"] = (p, c) => Unit(layer.VdiEnableCbtAsync(Dbg(p), Sr(p), Vdi(p), c)),
@@ -58,13 +65,30 @@ public sealed partial class StorageServer
 
     private Dictionary<string, JsonRpcHandler> DataPlane() => new()
     {
-        ["DATA.copy"] = (p, _) => Answer(copying.Start(Dbg(p), Sr(p), Vdi(p), Text(p, "url", ""), new SrId(Text(p, "dest")))),
+        ["DATA.copy"] = (p, _) => Answer(copying.Start(tasks, Dbg(p), Sr(p), Vdi(p), Text(p, "url", ""), new SrId(Text(p, "dest")))),
         ["DATA.import_activate"] = (p, _) => Answer(layer.NbdSocketOf(Sr(p), Vdi(p), Dp(p), isPassing: true)),
         ["DATA.get_nbd_server"] = (p, _) => Answer(layer.NbdSocketOf(Sr(p), Vdi(p), Dp(p), isPassing: false)),
-        ["DATA.MIRROR.list"] = static (_, _) => Task.FromResult<JsonNode?>(new JsonObject()),
-        ["DATA.MIRROR.stat"] = static (p, _) => throw StorageException.DoesNotExist("mirror", Text(p, "id")),
+        ["DATA.mirror"] = async (p, c) => Write(await mirrors.StartAsync(Dbg(p), Sr(p), Vdi(p), Vm(p), Text(p, "url"), c)),
+        ["DATA.stat"] = async (p, c) => Write(await mirrors.StatAsync(Dbg(p), Sr(p), Vdi(p), Vm(p), ReadOperation(Get(p, "operation")), c)),
         ["Policy.get_backend_vm"] = static (_, _) => Answer("0"), // Every driver runs in the control domain.
     };
+
+    /// <summary>The receiving end, for senders that leave its records with the destination (research/storage.md 7.2).</summary>
+    private Dictionary<string, JsonRpcHandler> Mirrors() => new()
+    {
+        ["DATA.MIRROR.receive_start"] = ReceiveStartAsync,
+        ["DATA.MIRROR.receive_start2"] = ReceiveStartAsync,
+        ["DATA.MIRROR.receive_finalize"] = (p, c) => Unit(receiver.EndAsync(Dbg(p), Text(p, "id"), c)),
+        ["DATA.MIRROR.receive_finalize2"] = (p, c) => Unit(receiver.FinalizeAsync(Dbg(p), Text(p, "id"), c)),
+        ["DATA.MIRROR.receive_cancel"] = (p, c) => Unit(receiver.CancelAsync(Dbg(p), Text(p, "id"), c)),
+        ["DATA.MIRROR.pre_deactivate_hook"] = (p, c) => Unit(mirrors.DrainAsync(Dbg(p), Sr(p), Vdi(p), c)),
+        ["DATA.MIRROR.has_mirror_failed"] = async (p, c) => JsonValue.Create(await mirrors.HasFailedAsync(Sr(p), Text(p, "id"), c)),
+        ["DATA.MIRROR.list"] = (_, _) => Task.FromResult<JsonNode?>(receiver.List()),
+        ["DATA.MIRROR.stat"] = (p, _) => Task.FromResult<JsonNode?>(receiver.Stat(Text(p, "id"))),
+    };
+
+    private async Task<JsonNode?> ReceiveStartAsync(JsonObject p, CancellationToken cancellationToken) => await receiver.StartAsync(
+        Dbg(p), Sr(p), Info(p), Text(p, "id"), Items(Find(p, "similar")).Select(TextOf).ToList(), Vm(p), cancellationToken);
 
     private Dictionary<string, JsonRpcHandler> TasksAndUpdates() => new()
     {
@@ -82,7 +106,7 @@ public sealed partial class StorageServer
             (IReadOnlyList<Changed> what, string next) = await layer.Updates.GetAsync(Text(p, "from", ""), TimeSpan.FromSeconds(seconds), c);
             return new JsonArray(new JsonArray([.. what.Select(static change => change.ToJson())]), next);
         },
-        ["Query.diagnostics"] = (_, _) => Answer(Diagnostics(layer.Datapaths())),
+        ["Query.diagnostics"] = (_, _) => Answer(Diagnostics()),
     };
 
     private static Task<JsonNode?> Answer(string text) => Task.FromResult<JsonNode?>(JsonValue.Create(text));

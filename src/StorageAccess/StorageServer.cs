@@ -17,15 +17,21 @@ public sealed partial class StorageServer
     private readonly StorageLayer layer;
     private readonly StorageTasks tasks;
     private readonly DiskCopying copying;
+    private readonly MirrorReceiver receiver;
+    private readonly LiveMirrors mirrors;
+    private readonly SnapshotRelations relations;
 
     public StorageServer(StorageLayer layer, StorageTasks tasks, IDiskCopier copier)
     {
+        receiver = new MirrorReceiver(layer);
+        mirrors = new LiveMirrors(layer);
+        relations = new SnapshotRelations(layer);
         this.layer = layer;
         this.tasks = tasks;
-        copying = new DiskCopying(layer, tasks, copier);
+        copying = new DiskCopying(layer, copier);
         Dispatcher = new JsonRpcDispatcher(new Dictionary<string, JsonRpcHandler>(
             Queries().Concat(Srs()).Concat(SrNames()).Concat(Vdis()).Concat(VdiSettings()).Concat(Content()).Concat(VdiDatapaths()).Concat(Dps())
-                .Concat(DataPlane()).Concat(TasksAndUpdates())), WriteError);
+                .Concat(DataPlane()).Concat(Mirrors()).Concat(TasksAndUpdates())), WriteError);
     }
 
     public JsonRpcDispatcher Dispatcher { get; }
@@ -100,17 +106,19 @@ public sealed partial class StorageServer
             ["vm"] = row.Vm,
             ["state"] = row.State.ToString(),
         })])),
-        ["DP.diagnostics"] = (_, _) => Task.FromResult<JsonNode?>(Diagnostics(layer.Datapaths())),
+        ["DP.diagnostics"] = (_, _) => Task.FromResult<JsonNode?>(Diagnostics()),
     };
 
     private async Task<JsonNode?> AttachAsync(JsonObject p, CancellationToken cancellationToken) => Write(await layer.AttachAsync(
         Dbg(p), Dp(p), Sr(p), Vdi(p), Vm(p), Flag(p, "read_write") ? VdiAccess.ReadWrite : VdiAccess.ReadOnly, cancellationToken));
 
-    private static string Diagnostics(IReadOnlyList<DatapathRow> rows)
+    private string Diagnostics()
     {
         StringBuilder text = new();
-        foreach (DatapathRow row in rows)
+        foreach (DatapathRow row in layer.Datapaths())
             text.Append($"SR {row.Sr} VDI {row.Vdi}: {row}\n");
+        foreach (string found in layer.Untracked)
+            text.Append($"when the daemon started, {found}\n");
         return text.ToString();
     }
 

@@ -27,6 +27,7 @@ public sealed class StorageState : IDisposable
             datapath TEXT PRIMARY KEY, sr TEXT NOT NULL, vdi TEXT NOT NULL, vm TEXT NOT NULL, phase INTEGER NOT NULL, access INTEGER NOT NULL,
             leaked INTEGER NOT NULL, since TEXT NOT NULL) STRICT;
         CREATE INDEX IF NOT EXISTS datapath_of_vdi ON datapath (sr, vdi);
+        CREATE TABLE IF NOT EXISTS mirror (id TEXT PRIMARY KEY, sr TEXT NOT NULL, made TEXT NOT NULL) STRICT;
         CREATE TABLE IF NOT EXISTS memory (sr TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (sr, key)) STRICT;
         """;
 
@@ -84,7 +85,7 @@ public sealed class StorageState : IDisposable
 
     internal void Forget(SrId sr) => file.Transaction(() =>
     {
-        foreach (string table in (string[])["sr", "vdi", "datapath", "memory"])
+        foreach (string table in (string[])["sr", "vdi", "datapath", "memory", "mirror"])
             file.Execute($"DELETE FROM {table} WHERE sr=$sr", ("$sr", sr.Value));
     });
 
@@ -135,6 +136,21 @@ public sealed class StorageState : IDisposable
         Save(vdi);
         Save(datapath);
     });
+
+    internal void Save(ReceivedMirror mirror) => file.Execute(
+        "INSERT INTO mirror VALUES ($id,$sr,$made) ON CONFLICT DO UPDATE SET sr=$sr, made=$made",
+        ("$id", mirror.Id), ("$sr", mirror.Sr.Value), ("$made", JsonSerializer.Serialize(mirror)));
+
+    internal ReceivedMirror? FindMirror(string id) => Mirrors("WHERE id=$id", ("$id", id)).FirstOrDefault();
+
+    internal List<ReceivedMirror> Mirrors() => Mirrors("ORDER BY id");
+
+    internal void ForgetMirror(string id) => file.Execute("DELETE FROM mirror WHERE id=$id", ("$id", id));
+
+    private List<ReceivedMirror> Mirrors(string where, params (string, object?)[] parameters) => file.Query(
+        $"SELECT made FROM mirror {where}",
+        static row => JsonSerializer.Deserialize<ReceivedMirror>(row.GetString(0)) ?? throw new IOException("storage.db: a mirror's record is empty"),
+        parameters);
 
     private List<SrRow> Srs(string where, params (string, object?)[] parameters) => file.Query(
         $"SELECT sr, type, device_config, attached, unsettled FROM sr {where}",

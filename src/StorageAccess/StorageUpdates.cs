@@ -18,6 +18,8 @@ public sealed record Changed
 
     public static Changed Vdi(SrId sr, VdiId vdi) => new("Vdi", sr.Value, vdi.Value);
 
+    public static Changed Mirror(string id) => new("Mirror", id);
+
     public static Changed Dp(DatapathId datapath) => new("Dp", datapath.Value);
 
     internal JsonNode ToJson() =>

@@ -22,13 +22,13 @@ internal static class StorageWire
             ["snapshot_time"] = vdi.SnapshotTime,
             ["snapshot_of"] = vdi.SnapshotOf,
             ["read_only"] = vdi.ReadOnly,
-            ["cbt_enabled"] = false,
+            ["cbt_enabled"] = vdi.CbtEnabled,
             ["virtual_size"] = vdi.VirtualSizeBytes,
             ["physical_utilisation"] = vdi.PhysicalUtilisationBytes,
             ["persistent"] = true,
             ["sharable"] = vdi.Sharable,
             ["sm_config"] = Write(vdi.SmConfig),
-            ["tags"] = new JsonArray(),
+            ["tags"] = Strings(vdi.Tags),
         };
         if (vdi.Uuid.Length != 0)
             json["uuid"] = vdi.Uuid;
@@ -53,6 +53,8 @@ internal static class StorageWire
             VirtualSizeBytes = Number(json, "virtual_size", 0),
             PhysicalUtilisationBytes = Number(json, "physical_utilisation", 0),
             Sharable = Flag(json, "sharable", false),
+            CbtEnabled = Flag(json, "cbt_enabled", false),
+            Tags = Items(Find(json, "tags")).Select(TextOf).ToList(),
             SmConfig = Map(Find(json, "sm_config")),
         };
     }
@@ -148,6 +150,33 @@ internal static class StorageWire
         _ => VdiState.Detached,
     };
 
+    public static JsonArray Write(DataOperation operation) => new(operation.Kind, operation.Key);
+
+    public static DataOperation ReadOperation(JsonNode? node) =>
+        node is JsonArray { Count: 2 } pair ? new DataOperation(TextOf(pair[0]), TextOf(pair[1]))
+        : throw new RpcFormatException("an operation must be a variant with a key");
+
+    public static JsonObject Write(DataStatus status)
+    {
+        JsonObject json = new() { ["failed"] = status.HasFailed, ["complete"] = status.IsComplete };
+        if (status.Progress is { } progress)
+            json["progress"] = progress;
+        return json;
+    }
+
+    public static DataStatus ReadDataStatus(JsonNode? node)
+    {
+        JsonObject json = Object(node, "status");
+        double? progress = Find(json, "progress") is not { } said ? null
+            : double.TryParse(TextOf(said), NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value
+            : throw new RpcFormatException("\"progress\" must be a number");
+        return new DataStatus(Flag(json, "failed"), Flag(json, "complete"), progress);
+    }
+
+    /// <summary>A list of pairs, which travels as a dict.</summary>
+    public static Dictionary<VdiId, VdiInfo> ReadVdiInfos(JsonNode? node) =>
+        node is null ? [] : Object(node, "a dict").ToDictionary(static p => new VdiId(p.Key), static p => ReadVdiInfo(p.Value));
+
     public static JsonObject Write(IEnumerable<KeyValuePair<string, string>> map)
     {
         JsonObject json = [];
@@ -161,6 +190,8 @@ internal static class StorageWire
     {
         StorageException { Transition: { } t } => new JsonArray("Illegal_transition", new JsonArray(Write(t.From), Write(t.To))),
         StorageException { Tag: "Does_not_exist", Parameters: [{ } kind, { } id] } => new JsonArray("Does_not_exist", new JsonArray(kind, id)),
+        StorageException { Tag: "Content_ids_do_not_match", Parameters: [{ } one, { } other] } =>
+            new JsonArray("Content_ids_do_not_match", new JsonArray(one, other)),
         StorageException { Tag: "Backend_error" } e => new JsonArray("Backend_error", new JsonArray(e.Code, Strings(e.Parameters))),
         StorageException e => new JsonArray(e.Tag, e.Parameters.Count == 0 ? "" : e.Parameters[0]),
         OperationCanceledException => new JsonArray("Cancelled", ""),

@@ -39,7 +39,7 @@ public static class StorageXml
     private static string Answer(string status, string name, JsonNode? value) =>
         XmlRpc.WriteResponse(RpcValue.Struct(("Status", status), (name, FromJson(value))));
 
-    private static JsonNode? ToJson(RpcValue value) => value switch
+    internal static JsonNode? ToJson(RpcValue value) => value switch
     {
         RpcNil => null,
         RpcBool flag => JsonValue.Create(flag.Value),
@@ -62,7 +62,7 @@ public static class StorageXml
         return json;
     }
 
-    private static RpcValue FromJson(JsonNode? node) => node switch
+    internal static RpcValue FromJson(JsonNode? node) => node switch
     {
         null => new RpcNil(),
         JsonArray array => RpcValue.Array(array.Select(FromJson)),

@@ -167,7 +167,7 @@ internal sealed class ControlServer : IAsyncDisposable
                 await disks.Find(minor).OpenAsync(request.Path, request.Flags, SecondaryOf(request));
                 return ImageOf(TapMessageType.OpenResponse, disks.Find(minor));
             case TapMessageType.Pause:
-                await disks.Find(minor).PauseAsync();
+                await disks.Find(minor).PauseAsync(hold: null);
                 return new TapMessage(TapMessageType.PauseResponse, minor);
             case TapMessageType.Resume:
                 RefuseWhatWeLack(request);
@@ -222,20 +222,47 @@ internal sealed class ControlServer : IAsyncDisposable
         byte[] json = await ReadAsync(stream, (int)request.FollowingBytes);
         using CancellationTokenSource gone = CancellationTokenSource.CreateLinkedTokenSource(stop.Token);
         Task watching = CancelWhenClosedAsync(stream, gone);
-        JsonObject answer;
+        object hold = new();
         try
         {
-            answer = await ExtensionVerbs.RunAsync(disks, json, gone.Token);
+            JsonObject answer;
+            try
+            {
+                answer = await ExtensionVerbs.RunAsync(disks, json, hold, gone.Token);
+            }
+            finally
+            {
+                await gone.CancelAsync();
+                await watching;
+            }
+
+            byte[] bytes = Encoding.UTF8.GetBytes(answer.ToJsonString());
+            await WriteAsync(
+                stream, new TapMessage(TapMessageType.ExtensionResponse, request.Minor) { FollowingBytes = (ulong)bytes.Length }, bytes);
+            if (disks.All.Any(disk => disk.IsHeldBy(hold)))
+                _ = await stream.ReadAsync(new byte[1], stop.Token); // Whatever comes, or nothing any more: the asker is done.
         }
         finally
         {
-            await gone.CancelAsync();
-            await watching;
+            await EndHoldAsync(hold);
         }
+    }
 
-        byte[] bytes = Encoding.UTF8.GetBytes(answer.ToJsonString());
-        await WriteAsync(
-            stream, new TapMessage(TapMessageType.ExtensionResponse, request.Minor) { FollowingBytes = (ulong)bytes.Length }, bytes);
+    /// <summary>A process that ends closes its disks itself.</summary>
+    private async Task EndHoldAsync(object hold)
+    {
+        foreach (Disk disk in disks.All.Where(disk => disk.IsHeldBy(hold) && !stop.IsCancellationRequested))
+        {
+            Log.Write($"who had minor {disk.Minor} paused is gone; the guest goes on");
+            try
+            {
+                await disk.EndHoldAsync(hold);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
+            {
+                Log.Write($"minor {disk.Minor} stays paused: {e.Message}");
+            }
+        }
     }
 
     // A client that leaves ends the digest that it asked for; other verbs finish what they began.

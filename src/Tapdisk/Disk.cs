@@ -46,7 +46,9 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     public string StatsJson => StatsText.Of(RequireOpen());
 
-    public MirrorStatus MirrorStatus => RequireOpen().Mirror?.Status ?? new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
+    public MirrorStatus MirrorStatus => RequireOpen() is { Mirror: { } mirror } disk
+        ? mirror.Status with { Target = disk.MirrorName is { } name ? MirrorStatus.TargetId(name) : "" }
+        : new MirrorStatus(MirrorPhase.None, 0, 0, 0, 0, "");
 
     /// <param name="secondary">A mirror's target in the field's spelling, or null.</param>
     public Task OpenAsync(string arguments, TapOpenFlags flags, string? secondary) => ChangeAsync(async () =>
@@ -78,11 +80,17 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     /// <summary>
     /// Holds the guest, finishes what is in flight, closes the image. A pause that cannot be had in time leaves the disk running.
     /// </summary>
-    public Task PauseAsync() => ChangeAsync(async () =>
+    /// <param name="hold">Whose end ends the pause (<see cref="EndHoldAsync"/>); null for a pause that lasts until a resume. The last to ask is
+    /// the one that counts, but a lasting pause stays one.</param>
+    public Task PauseAsync(object? hold) => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
         if (disk.IsPaused)
+        {
+            disk.PauseHold = disk.PauseHold is null ? null : hold;
             return;
+        }
+
         await HoldGuestAsync(disk);
         try
         {
@@ -95,13 +103,16 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         }
 
         disk.IsPaused = true;
+        disk.PauseHold = hold;
         await disk.Image.Device.FlushAsync(CancellationToken.None);
         await disk.Image.Device.DisposeAsync();
     });
 
     /// <param name="arguments">Empty for the same image again.</param>
     /// <param name="secondary">A mirror's target in the field's spelling; <c>null</c> as text ends the mirror; null leaves it.</param>
-    public Task ResumeAsync(string arguments, string? secondary) => ChangeAsync(async () =>
+    public Task ResumeAsync(string arguments, string? secondary) => ChangeAsync(() => ResumeOpenAsync(arguments, secondary));
+
+    private async Task ResumeOpenAsync(string arguments, string? secondary)
     {
         OpenDisk disk = RequireOpen();
         if (!disk.IsPaused && secondary is null)
@@ -124,6 +135,15 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         disk.Reopen(image);
         await ApplySecondaryAsync(disk, secondary, target);
         disk.EndPause();
+    }
+
+    public bool IsHeldBy(object hold) => open is { IsPaused: true } disk && ReferenceEquals(disk.PauseHold, hold);
+
+    /// <summary>The one who asked for a pause has gone, in whatever way: the guest goes on. Nothing to do when the pause is another's by now.</summary>
+    public Task EndHoldAsync(object hold) => ChangeAsync(async () =>
+    {
+        if (IsHeldBy(hold))
+            await ResumeOpenAsync("", null);
     });
 
     public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
@@ -203,6 +223,8 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         {
             await mirror.ResumeAsync(client, OptionsOf(target));
             disk.MirrorName = target.Name;
+            if (disk.Lease is null)
+                disk.TakeLease(disk.Image.TakeLease());
         }
         catch
         {
@@ -213,6 +235,9 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     /// <summary>Not serialised with other verbs: it takes effect at once.</summary>
     public void SetMirrorRate(long bytesPerSecond) => RequireMirror(RequireOpen()).SetRate(bytesPerSecond);
+
+    /// <summary>Not serialised with other verbs: one of them may be what waits for the target.</summary>
+    public void GiveUpMirror() => RequireMirror(RequireOpen()).GiveUp("it was given up by order");
 
     /// <summary>Waits until the mirror is in another phase than the given one.</summary>
     public Task<MirrorStatus> MirrorOtherThanAsync(MirrorPhase phase, CancellationToken cancellationToken) =>
@@ -250,6 +275,20 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         OpenDisk disk = RequireRunning();
         DigestResult result = await disk.Digest.ComputeAsync(disk.Plain, cancellationToken);
         return new DiskDigest(result.Root, disk.Plain.LengthBytes, DigestMap.BlockBytes, result.RehashedBlocks);
+    }
+
+    /// <summary>As <see cref="DigestAsync"/>, of a part.</summary>
+    public async Task<string> DigestRangeAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken)
+    {
+        OpenDisk disk = RequireRunning();
+        try
+        {
+            return await disk.Digest.RangeAsync(disk.Plain, offsetBytes, lengthBytes, cancellationToken);
+        }
+        catch (ArgumentOutOfRangeException e)
+        {
+            throw new TapException((int)Errno.EINVAL, $"{e.Message}; nothing was read", e);
+        }
     }
 
     public async ValueTask DisposeAsync()
@@ -348,8 +387,10 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     private static async Task<NbdClient> ConnectAsync(MirrorTarget target)
     {
         NbdUri at = NbdUri.TryParse(target.Uri) ?? throw new TapException((int)Errno.EINVAL, $"'{target.Uri}' is not an NBD address");
+        if (at is { SocketPath: not null, IsTls: false })
+            return await NbdClient.ConnectAsync(at, new NbdClientOptions { MaxRequestsInFlight = 128 }, CancellationToken.None);
         if (at.Host is null || !at.IsTls)
-            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port, not '{at.Host ?? "a unix socket"}'");
+            throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port or a socket of this machine, not '{target.Uri}'");
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
         NbdUri export = NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true);
         return await NbdClient.ConnectAsync(export, options, CancellationToken.None);

@@ -10,16 +10,18 @@ namespace Tapdisk;
 
 internal static class ExtensionVerbs
 {
-    public static async Task<JsonObject> RunAsync(DiskTable disks, ReadOnlyMemory<byte> json, CancellationToken cancellationToken)
+    /// <param name="hold">Stands for the connection, for a pause that ends with it.</param>
+    public static async Task<JsonObject> RunAsync(
+        DiskTable disks, ReadOnlyMemory<byte> json, object hold, CancellationToken cancellationToken)
     {
         try
         {
             using JsonDocument request = JsonDocument.Parse(json, new JsonDocumentOptions { MaxDepth = 8 });
             string verb = Text(request.RootElement, "verb");
             if (verb == "capabilities")
-                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "digest") };
+                return new JsonObject { ["capabilities"] = new JsonArray("export", "mirror", "mirror-give-up", "digest", "digest-range", "pause") };
             Disk disk = disks.Find((int)Number(request.RootElement, "minor", 0, ushort.MaxValue));
-            return await RunAsync(disk, verb, request.RootElement, cancellationToken);
+            return await RunAsync(disk, verb, request.RootElement, hold, cancellationToken);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
         {
@@ -27,7 +29,8 @@ internal static class ExtensionVerbs
         }
     }
 
-    private static async Task<JsonObject> RunAsync(Disk disk, string verb, JsonElement fields, CancellationToken cancellationToken)
+    private static async Task<JsonObject> RunAsync(
+        Disk disk, string verb, JsonElement fields, object hold, CancellationToken cancellationToken)
     {
         switch (verb)
         {
@@ -44,6 +47,9 @@ internal static class ExtensionVerbs
             case "mirror-resume":
                 await disk.MirrorResumeAsync(TargetOf(fields));
                 return [];
+            case "mirror-give-up":
+                disk.GiveUpMirror();
+                return [];
             case "mirror-rate":
                 disk.SetMirrorRate(Number(fields, "rate_limit", 0, long.MaxValue));
                 return [];
@@ -57,8 +63,14 @@ internal static class ExtensionVerbs
             case "mirror-stop":
                 await disk.MirrorStopAsync();
                 return [];
+            case "pause":
+                await disk.PauseAsync(hold);
+                return [];
             case "digest":
                 return DigestOf(await disk.DigestAsync(cancellationToken));
+            case "digest-range":
+                long offset = Number(fields, "offset", 0, long.MaxValue), length = Number(fields, "length", 1, long.MaxValue);
+                return new() { ["digest"] = await disk.DigestRangeAsync(offset, length, cancellationToken) };
             default:
                 throw new TapException((int)Errno.ENOTSUP, $"there is no verb '{verb}'");
         }
@@ -71,7 +83,10 @@ internal static class ExtensionVerbs
         ["copied_bytes"] = status.CopiedBytes,
         ["sent_bytes"] = status.SentBytes,
         ["dirty_chunks"] = status.DirtyChunks,
+        ["dirty_bytes"] = status.DirtyBytes,
         ["error"] = status.Error,
+        ["lost"] = status.IsLost,
+        ["target"] = status.Target,
     };
 
     private static JsonObject DigestOf(DiskDigest digest) => new()

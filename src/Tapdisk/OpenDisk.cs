@@ -50,10 +50,13 @@ internal sealed class OpenDisk
 
     public bool IsPaused { get; set; }
 
+    /// <summary>Whose end ends the pause; null: nobody's.</summary>
+    public object? PauseHold { get; set; }
+
     public bool ResumeFailed { get; set; }
 
-    /// <summary>What the guest's requests go to. A finished mirror is kept for its status only.</summary>
-    public IBlockDevice Top => Mirror is { Status.Phase: not StorageAccess.Tap.MirrorPhase.Finished } mirror ? mirror : Plain;
+    /// <summary>What the guest's requests go to; a finished mirror too, as it remembers what is written after it.</summary>
+    public IBlockDevice Top => Mirror is { } mirror ? mirror : Plain;
 
     /// <summary>
     /// After a pause, onto an image that is open; the guest is still held. Another image than before may hold something else: its digest
@@ -83,6 +86,7 @@ internal sealed class OpenDisk
     public void EndPause()
     {
         IsPaused = false;
+        PauseHold = null;
         ResumeFailed = false;
         Front.Open(Top);
     }

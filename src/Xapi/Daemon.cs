@@ -35,6 +35,7 @@ public sealed class Daemon : IAsyncDisposable
     private MigrationStore? migrations;
     private PeerEndpoint? peers;
     private VmMigration? migration;
+    private EmbeddedWitness? witness;
 
     private Daemon(XapiOptions options, FileStream stateLock, PoolDatabase database, ILoggerFactory logging, TimeProvider time)
     {
@@ -118,6 +119,7 @@ public sealed class Daemon : IAsyncDisposable
         if (storage is not null)
             await storage.DisposeAsync();
         migrations?.Dispose();
+        witness?.Dispose();
         Sessions.Dispose();
         Database.Dispose();
         certificate.Dispose();
@@ -163,40 +165,59 @@ public sealed class Daemon : IAsyncDisposable
         VmOperations operations = new(Database);
         operations.Clear();
         disks = new StorageMessages(storage, Database, Pool.Host);
-        VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host);
+        VmMessages vms = new(Database, xenops, migrations, operations, Pool.Host, time, log);
         string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(
-            Database, storage, disks, xenops, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
+            Database, migrations, storage, disks, xenops, vms, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
         PlanCheck check = new(Database, storage, migrations, Pool.Pool, fingerprint);
-        peers = new PeerEndpoint(migrations, destination, check, time, log);
-        migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, Identity, time, log);
+        witness = options.WitnessKeyFile is { } keyFile
+            ? new EmbeddedWitness(Path.Combine(options.StateDirectory, "witness.db"), new Secret((await File.ReadAllTextAsync(keyFile, cancellationToken)).Trim()))
+            : null;
+        Witnesses witnesses = new(options.WitnessesFile, witness, fingerprint);
+        peers = new PeerEndpoint(migrations, destination, check, witnesses.Of, time, log);
+        migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, peers, witnesses, Identity, time, log);
         disks.AddTo(Messages);
+        new StorageDiagnosis(storage, Database, Pool.Host, options.ToolsDirectory, options.HostName).AddTo(Messages);
+        new VdiMessages(storage.Layer, new NbdDiskCopier(), Database).AddTo(Messages);
         vms.AddTo(Messages);
         migration.AddTo(Messages);
+        HeldDisks.Guard(Messages, Database);
         await vms.ReconcileAsync(cancellationToken);
+        xenops.Supervise(vms.ReconcileAsync);
 
         PoolIdentity Identity() => new(Server.HttpsUrl, fingerprint, Pool.Host, new Uri(Server.HttpsUrl).Authority);
     }
 
     /// <summary>Routes besides XML-RPC.</summary>
-    private void AddRoutes(WebApplication application) => application.Map(PeerProtocol.Path, async (HttpContext http) =>
+    private void AddRoutes(WebApplication application)
     {
-        if (http.Request.Method != HttpMethods.Post || http.Request.ContentLength > PeerProtocol.BodyLimitBytes)
-        {
-            http.Response.StatusCode = StatusCodes.Status400BadRequest;
-            return;
-        }
+        Map(application, PeerProtocol.Path, PeerProtocol.BodyLimitBytes, async (bearer, body, token) => (200, await peers!.HandleAsync(bearer, body, token)));
+        if (witness is { } registers)
+            Map(application, EmbeddedWitness.Path, EmbeddedWitness.BodyLimitBytes, registers.HandleAsync);
+    }
 
-        const string scheme = "Bearer ";
-        string header = http.Request.Headers.Authorization.ToString();
-        using StreamReader reader = new(http.Request.Body);
-        string answer = await peers!.HandleAsync(
-            header.StartsWith(scheme, StringComparison.Ordinal) ? header[scheme.Length..] : null,
-            await reader.ReadToEndAsync(http.RequestAborted),
-            http.RequestAborted);
-        http.Response.ContentType = "application/json";
-        await http.Response.WriteAsync(answer, http.RequestAborted);
-    });
+    /// <summary>A POST over TLS with a bearer's secret: a body in, JSON out.</summary>
+    private static void Map(
+        WebApplication application, string path, int bodyLimitBytes, Func<string?, string, CancellationToken, Task<(int Status, string Body)>> answer) =>
+        application.Map(path, async (HttpContext http) =>
+        {
+            if (http.Request.Method != HttpMethods.Post || http.Request.ContentLength is not { } length || length > bodyLimitBytes)
+            {
+                http.Response.StatusCode = StatusCodes.Status400BadRequest;
+                return;
+            }
+
+            const string scheme = "Bearer ";
+            string header = http.Request.Headers.Authorization.ToString();
+            using StreamReader reader = new(http.Request.Body);
+            (int status, string body) = await answer(
+                header.StartsWith(scheme, StringComparison.Ordinal) ? header[scheme.Length..] : null,
+                await reader.ReadToEndAsync(http.RequestAborted),
+                http.RequestAborted);
+            http.Response.StatusCode = status;
+            http.Response.ContentType = "application/json";
+            await http.Response.WriteAsync(body, http.RequestAborted);
+        });
 
     private void WriteEndpoints() => DurableFile.Write(EndpointsPath, JsonSerializer.Serialize(new Dictionary<string, object?>
     {

@@ -17,6 +17,7 @@ public sealed record XapiOptions
     [
         "state_directory", "runtime_directory", "pool_name", "host_name", "https", "http", "root_password_file", "tools_directory",
         "sm_directory", "sm_plugins", "storage_scripts_directory", "plugins_directory",
+        "witness_key_file", "witnesses_file",
     ];
 
     /// <summary>Database, certificate, journals. Belongs to one daemon.</summary>
@@ -54,6 +55,12 @@ public sealed record XapiOptions
 
     /// <summary>What host.call_plugin runs (the field's /etc/xapi.d/plugins); null: none.</summary>
     public string? PluginsDirectory { get; init; }
+
+    /// <summary>The key of the witness that this daemon serves (16 characters or more); null: it serves none.</summary>
+    public string? WitnessKeyFile { get; init; }
+
+    /// <summary>The witnesses that migrations may name, one a line: <c>https://host:port#FINGERPRINT KEY</c>; null: none.</summary>
+    public string? WitnessesFile { get; init; }
 
     /// <summary>SMAPIv3 scripts; null: none.</summary>
     public required string? StorageScriptsDirectory { get; init; }
@@ -105,6 +112,8 @@ public sealed record XapiOptions
                 SmPlugins = (Text("sm_plugins") ?? "*").Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries),
                 StorageScriptsDirectory = Folder("storage_scripts_directory"),
                 PluginsDirectory = Folder("plugins_directory"),
+                WitnessKeyFile = Folder("witness_key_file"),
+                WitnessesFile = Folder("witnesses_file"),
             };
             foreach (string key in (string[])["state_directory", "runtime_directory", "root_password_file"])
             {
@@ -114,20 +123,22 @@ public sealed record XapiOptions
 
             if (options.Http is { } http && !IPAddress.IsLoopback(http.Address))
                 mistakes.Add($"http: {http} is not a loopback address; passwords would travel in clear text");
-            CheckPasswordFile(options.RootPasswordFile);
+            CheckSecretFile("root_password_file", options.RootPasswordFile, leastLength: 1);
+            CheckSecretFile("witness_key_file", options.WitnessKeyFile ?? "", leastLength: 16);
+            CheckSecretFile("witnesses_file", options.WitnessesFile ?? "", leastLength: 1);
             return mistakes.Count == 0 ? options : throw new XapiOptionsException(mistakes);
         }
 
-        private void CheckPasswordFile(string path)
+        private void CheckSecretFile(string key, string path, int leastLength)
         {
             if (path.Length == 0)
                 return;
             if (!File.Exists(path))
-                mistakes.Add($"root_password_file: {path} is not there");
+                mistakes.Add($"{key}: {path} is not there");
             else if ((File.GetUnixFileMode(path) & (UnixFileMode.OtherRead | UnixFileMode.OtherWrite | UnixFileMode.GroupWrite)) != 0)
-                mistakes.Add($"root_password_file: {path} can be read or changed by others; chmod 600 it");
-            else if (File.ReadAllText(path).Trim().Length == 0)
-                mistakes.Add($"root_password_file: {path} is empty");
+                mistakes.Add($"{key}: {path} can be read or changed by others; chmod 600 it");
+            else if (File.ReadAllText(path).Trim() is { } text && text.Length < leastLength)
+                mistakes.Add(text.Length == 0 ? $"{key}: {path} is empty" : $"{key}: what is in {path} is shorter than {leastLength} characters");
         }
 
         private string? Text(string key)

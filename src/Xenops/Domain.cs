@@ -49,7 +49,7 @@ internal sealed class Domain(Vm vm, TimeProvider time)
 
     public DomainState State
     {
-        get => state is DomainState.Running && Guest?.PanicReason is not null ? DomainState.Crashed : state;
+        get => state is DomainState.Running or DomainState.Paused && Guest?.PanicReason is not null ? DomainState.Crashed : state;
         set => state = value;
     }
 
@@ -113,7 +113,7 @@ internal sealed class Domain(Vm vm, TimeProvider time)
     {
         ["state"] = State.ToString(),
         ["memory_bytes"] = vm.MemoryBytes,
-        ["guest"] = Guest is { } guest ? JsonSerializer.SerializeToNode(guest.Statistics, Json.Options) : null,
+        ["guest"] = Guest is { } guest && State != DomainState.Incoming ? JsonSerializer.SerializeToNode(guest.Statistics, Json.Options) : null,
         ["migration"] = Outgoing?.Phase.ToString() ?? (State == DomainState.Incoming ? Incoming?.Id : null),
     };
 }

@@ -1,4 +1,4 @@
-// A domain's disks: attached, activated and opened through the storage access layer, and given back. Before a datapath is made its name
+// A domain's disks: attached and activated through the storage access layer, for the guest to open, and given back. Before a datapath is made its name
 // is noted as a file in STATE/datapaths, and the note is removed after the datapath: what a killed xenopsd left is destroyed by the
 // next one, before anything else uses the name.
 using Platform;
@@ -6,25 +6,26 @@ using StorageAccess;
 
 namespace Xenops;
 
-/// <summary>Opens what an NBD URI names.</summary>
-public delegate Task<IBlockDevice> DiskOpener(string uri, CancellationToken cancellationToken);
-
 /// <summary>What domains need of storage.</summary>
 /// <param name="NotesFolder">Where the names of datapaths in use are noted.</param>
-public sealed record DiskSource(IDatapaths Datapaths, DiskOpener Open, string NotesFolder)
+public sealed record DiskSource(IDatapaths Datapaths, string NotesFolder)
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(30);
 
     /// <summary>Destroys the datapaths that an earlier process left.</summary>
+    /// <param name="kept">Those of guests that are alive.</param>
     /// <returns>What could not be destroyed yet, and why; it is tried again when its VM is started.</returns>
-    public async Task<IReadOnlyList<string>> DestroyLeftoversAsync(CancellationToken cancellationToken)
+    public async Task<IReadOnlyList<string>> DestroyLeftoversAsync(IReadOnlySet<DatapathId> kept, CancellationToken cancellationToken)
     {
         List<string> failures = [];
         foreach (string note in Directory.CreateDirectory(NotesFolder).GetFiles().Select(static f => f.FullName))
         {
+            DatapathId datapath = new(Uri.UnescapeDataString(Path.GetFileName(note)));
+            if (kept.Contains(datapath))
+                continue;
             try
             {
-                await DestroyLeftoverAsync("startup", new DatapathId(Uri.UnescapeDataString(Path.GetFileName(note))), cancellationToken);
+                await DestroyLeftoverAsync("startup", datapath, cancellationToken);
             }
             catch (Exception e) when (e is StorageException or IOException)
             {
@@ -58,6 +59,15 @@ public sealed record DiskSource(IDatapaths Datapaths, DiskOpener Open, string No
         }
     }
 
+    /// <summary>The disks of a guest that outlived an earlier process.</summary>
+    internal DomainDisks Adopt(Vm vm, IReadOnlyList<GuestDisk> disks)
+    {
+        DomainDisks adopted = new(this, vm);
+        foreach (GuestDisk disk in disks)
+            adopted.Adopt(disk);
+        return adopted;
+    }
+
     internal async Task DestroyLeftoverAsync(string dbg, DatapathId datapath, CancellationToken cancellationToken)
     {
         if (!File.Exists(NoteOf(datapath)))
@@ -85,41 +95,33 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
     private static readonly TimeSpan ReleaseDeadline = TimeSpan.FromSeconds(30);
 
     private readonly List<(string Name, Func<string, CancellationToken, Task> Undo)> undo = [];
-    private readonly Dictionary<string, IBlockDevice> devices = [];
+    private readonly Dictionary<string, string> uris = [];
 
     /// <summary>In the order of the VM's record.</summary>
-    public IReadOnlyList<GuestDisk> Open => vm.Vbds.Select(v => new GuestDisk(v, devices[v.Device])).ToArray();
+    public IReadOnlyList<GuestDisk> Served => vm.Vbds.Select(v => new GuestDisk(v, uris[v.Device])).ToArray();
 
     public async Task AddAsync(string dbg, Vbd vbd, CancellationToken cancellationToken)
     {
         (DatapathId datapath, SrId sr, VdiId vdi) = (vm.DatapathOf(vbd), new SrId(vbd.Sr), new VdiId(vbd.Vdi));
         await source.DestroyLeftoverAsync(dbg, datapath, cancellationToken);
         source.Note(datapath);
-        undo.Add(($"detach {datapath}", async (d, token) =>
-        {
-            await source.Datapaths.DetachAsync(d, datapath, sr, vdi, vm.Id, token);
-            source.RemoveNote(datapath);
-        }
-        ));
+        AddDetach(vbd);
         Backend backend = await source.Datapaths.AttachAsync(dbg, datapath, sr, vdi, vm.Id, vbd.Access, cancellationToken);
-        undo.Add(($"deactivate {datapath}", (d, token) => source.Datapaths.DeactivateAsync(d, datapath, sr, vdi, vm.Id, token)));
+        AddDeactivate(vbd);
         await source.Datapaths.ActivateAsync(dbg, datapath, sr, vdi, vm.Id, cancellationToken);
-        string uri = backend.Nbd?.Uri
+        uris[vbd.Device] = backend.Nbd?.Uri
             ?? throw XenopsException.Internal($"the storage behind {vbd.Device} ({vbd.Sr}/{vbd.Vdi}) offers no NBD");
-        devices[vbd.Device] = await source.Open(uri, cancellationToken);
-        undo.Add(($"close {vbd.Device}", (_, token) => CloseAsync(vbd.Device, token)));
     }
 
-    /// <summary>Closes what is open, so that nothing here can read or write; the datapaths stay until <see cref="ReleaseAsync"/>.</summary>
-    public async Task CloseAsync()
+    public void Adopt(GuestDisk disk)
     {
-        using CancellationTokenSource deadline = new(ReleaseDeadline);
-        foreach (string device in devices.Keys.ToArray())
-            await CloseAsync(device, deadline.Token);
+        AddDetach(disk.Vbd);
+        AddDeactivate(disk.Vbd);
+        uris[disk.Vbd.Device] = disk.Uri;
     }
 
     /// <summary>
-    /// Closes, deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by
+    /// Deactivates and detaches, in reverse, on a deadline of its own; goes on after a failure. What failed is tried again by
     /// the next call.
     /// </summary>
     /// <returns>The failures.</returns>
@@ -143,11 +145,21 @@ internal sealed class DomainDisks(DiskSource source, Vm vm)
         return failures;
     }
 
-    private async Task CloseAsync(string device, CancellationToken cancellationToken)
+    private void AddDetach(Vbd vbd)
     {
-        if (!devices.TryGetValue(device, out IBlockDevice? open))
-            return;
-        await open.DisposeAsync().AsTask().WaitAsync(cancellationToken);
-        devices.Remove(device);
+        DatapathId datapath = vm.DatapathOf(vbd);
+        undo.Add(($"detach {datapath}", async (dbg, token) =>
+        {
+            await source.Datapaths.DetachAsync(dbg, datapath, new SrId(vbd.Sr), new VdiId(vbd.Vdi), vm.Id, token);
+            source.RemoveNote(datapath);
+        }
+        ));
+    }
+
+    private void AddDeactivate(Vbd vbd)
+    {
+        DatapathId datapath = vm.DatapathOf(vbd);
+        undo.Add(($"deactivate {datapath}", (dbg, token) =>
+            source.Datapaths.DeactivateAsync(dbg, datapath, new SrId(vbd.Sr), new VdiId(vbd.Vdi), vm.Id, token)));
     }
 }

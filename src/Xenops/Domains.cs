@@ -2,6 +2,7 @@
 // fails leaves the VM in the state that its error and VM.stat tell.
 using System.Collections.Concurrent;
 using System.Text.Json.Nodes;
+using StorageAccess;
 
 namespace Xenops;
 
@@ -54,9 +55,9 @@ public sealed class Domains(
             domain.Disks = await storage.AttachAsync(dbg, domain.Vm, cancellationToken);
             try
             {
-                domain.Guest = BackendOf(domain.Vm).Boot(domain.Vm, domain.Disks.Open);
-                domain.State = DomainState.Running;
-                await domain.Guest.Run();
+                domain.Guest = await BackendOf(domain.Vm).CreateAsync(domain.Vm, domain.Disks.Served, cancellationToken);
+                await domain.Guest.BootAsync(cancellationToken);
+                await RunGuestAsync(domain, cancellationToken);
             }
             catch
             {
@@ -97,7 +98,7 @@ public sealed class Domains(
         {
             domain.Require(DomainState.Running);
             domain.RequireNoMigration();
-            await PauseGuestAsync(domain);
+            await PauseGuestAsync(domain, null, cancellationToken);
             return true;
         }, cancellationToken);
     }
@@ -109,7 +110,7 @@ public sealed class Domains(
         {
             domain.Require(DomainState.Paused);
             domain.RequireNoMigration();
-            await RunGuestAsync(domain);
+            await RunGuestAsync(domain, cancellationToken);
             return true;
         }, cancellationToken);
     }
@@ -119,6 +120,36 @@ public sealed class Domains(
 
     /// <summary>The records of all VMs, by id.</summary>
     public IReadOnlyList<Vm> List() => domains.Values.Select(static d => d.Vm).OrderBy(static v => v.Id, StringComparer.Ordinal).ToArray();
+
+    /// <summary>
+    /// Takes the guests that outlived an earlier xenopsd, and destroys the datapaths of those that did not. A stream that was under way has
+    /// ended: its guest is what it was, running or stopped, and its migration says what becomes of it. A guest that was being received and
+    /// is not complete is destroyed; a complete one waits for its migration.
+    /// </summary>
+    /// <returns>What could not be destroyed yet.</returns>
+    public async Task<IReadOnlyList<string>> AdoptAsync(CancellationToken cancellationToken)
+    {
+        HashSet<DatapathId> kept = [];
+        foreach (IDomainBackend backend in backends.Values)
+        {
+            foreach (GuestFound found in await backend.FindAsync(cancellationToken))
+            {
+                GuestPhase phase = found.Guest.Status.Phase;
+                if (phase == GuestPhase.Created)
+                {
+                    log($"VM {found.Vm.Id}: a guest that was not complete is destroyed");
+                    await found.Guest.DisposeAsync();
+                    continue;
+                }
+
+                Adopt(found, phase);
+                kept.UnionWith(found.Vm.Vbds.Select(found.Vm.DatapathOf));
+                log($"VM {found.Vm.Id} ({found.Vm.Name}) is adopted: {phase}");
+            }
+        }
+
+        return await storage.DestroyLeftoversAsync(kept, cancellationToken);
+    }
 
     /// <summary>The host goes down: guests are powered off, incoming ones discarded, disks given back.</summary>
     public async ValueTask DisposeAsync()
@@ -135,8 +166,25 @@ public sealed class Domains(
         domains.Clear();
     }
 
+    private void Adopt(GuestFound found, GuestPhase phase)
+    {
+        Domain domain = AddDomain(found.Vm, phase switch
+        {
+            GuestPhase.Loaded => DomainState.Incoming,
+            GuestPhase.Running => DomainState.Running,
+            GuestPhase.Paused => DomainState.Paused,
+            _ => DomainState.Frozen,
+        });
+        domain.Guest = found.Guest;
+        domain.Disks = storage.Adopt(found.Vm, found.Disks);
+        if (found.Guest.Status is { Image: { } image, Migration: { } migration } status && phase is GuestPhase.Loaded or GuestPhase.Running)
+            domain.Incoming = IncomingMigration.Loaded(migration, image, status.RunningAt);
+    }
+
     internal Domain Find(string id) =>
         domains.TryGetValue(id, out Domain? domain) ? domain : throw XenopsException.DoesNotExist("VM", id);
+
+    internal Domain? TryFind(string id) => domains.GetValueOrDefault(id);
 
     internal Domain AddDomain(Vm vm, DomainState state)
     {
@@ -155,17 +203,18 @@ public sealed class Domains(
         ? backend
         : throw XenopsException.Unimplemented($"a domain of type \"{vm.Domain}\"; there is {string.Join(", ", backends.Keys)}");
 
-    internal static async Task PauseGuestAsync(Domain domain)
+    /// <param name="migration">The one that it is stopped for, if any.</param>
+    internal static async Task PauseGuestAsync(Domain domain, string? migration, CancellationToken cancellationToken)
     {
-        if (!await domain.Guest!.TryPauseAsync(DrainDeadline))
+        if (!await domain.Guest!.TryPauseAsync(DrainDeadline, migration, cancellationToken))
             throw XenopsException.FailedToSuspend(domain.Vm.Id, DrainDeadline);
         domain.State = DomainState.Paused;
     }
 
-    internal static async Task RunGuestAsync(Domain domain)
+    internal static async Task RunGuestAsync(Domain domain, CancellationToken cancellationToken)
     {
+        await domain.Guest!.RunAsync(cancellationToken);
         domain.State = DomainState.Running;
-        await domain.Guest!.Run();
     }
 
     private static async Task ShutDownGuestAsync(Domain domain, CancellationToken cancellationToken)
@@ -178,7 +227,6 @@ public sealed class Domains(
         }
         catch (Exception e)
         {
-            _ = domain.Guest!.Run(); // It could not shut down, so it runs on: nothing is half off.
             throw e is OperationCanceledException && !cancellationToken.IsCancellationRequested
                 ? XenopsException.FailedToShutDown(domain.Vm.Id, ShutdownDeadline)
                 : XenopsException.Internal($"the guest of VM {domain.Vm.Id} could not shut down and runs on: {e.Message}");

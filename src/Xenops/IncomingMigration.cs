@@ -20,43 +20,33 @@ internal sealed class IncomingMigration : IAsyncDisposable
     /// <summary>Storage is mirrored before memory is sent, so a stream may be long in coming; but not for ever.</summary>
     private static readonly TimeSpan StreamDeadline = TimeSpan.FromHours(24);
 
-    private readonly Vm vm;
-    private readonly X509Certificate2 certificate;
-    private readonly TimeProvider time;
     private readonly CancellationTokenSource closing = new();
-    private readonly Socket listener;
+    private Socket? listener;
     private MemoryReceiver? receiver;
 
-    private IncomingMigration(string id, Vm vm, Socket listener, X509Certificate2 certificate, TimeProvider time)
+    private IncomingMigration(string id, Task<ImageSummary> loading)
     {
         Id = id;
-        this.vm = vm;
-        this.listener = listener;
-        this.certificate = certificate;
-        this.time = time;
-        Loading = Task.FromException<ImageSummary>(new InvalidOperationException("not started"));
+        Loading = loading;
     }
 
     public string Id { get; }
 
     public Secret Secret { get; } = Secret.Create();
 
-    public int Port => ((IPEndPoint)listener.LocalEndPoint!).Port;
+    public int Port { get; private set; }
 
     /// <summary>Completes when the stream ended and every check passed, or fails with what did not.</summary>
     public Task<ImageSummary> Loading { get; private set; }
-
-    /// <summary>The loaded guest; its domain takes it when it may run.</summary>
-    public IGuest? Guest { get; set; }
 
     /// <summary>When the first step of a vCPU was done here.</summary>
     public string? RunningAt { get; set; }
 
     public string Progress => receiver is null ? "no stream came yet" : $"{receiver.Rounds} rounds and {receiver.Bytes} bytes came";
 
+    /// <param name="guest">Created; the stream fills its memory.</param>
     public static IncomingMigration Start(
-        string id, Vm vm, IDomainBackend backend, IReadOnlyList<GuestDisk> disks, IPAddress address, X509Certificate2 certificate,
-        TimeProvider time)
+        string id, Vm vm, IGuest guest, IPAddress address, X509Certificate2 certificate, TimeProvider time)
     {
         Socket listener = new(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
         try
@@ -70,32 +60,36 @@ internal sealed class IncomingMigration : IAsyncDisposable
             throw XenopsException.Internal($"cannot listen on {address}: {e.Message}");
         }
 
-        IncomingMigration migration = new(id, vm, listener, certificate, time);
-        migration.Loading = migration.LoadAsync(backend, disks);
+        IncomingMigration migration = new(id, Task.FromException<ImageSummary>(new InvalidOperationException("not started")))
+        {
+            Port = ((IPEndPoint)listener.LocalEndPoint!).Port,
+            listener = listener,
+        };
+        migration.Loading = migration.LoadAsync(vm, guest, listener, certificate, time);
         return migration;
     }
 
-    /// <summary>Closes the stream and the listener and destroys the guest, if nobody took it.</summary>
+    /// <summary>One whose guest was complete, and may have run, before an earlier xenopsd died.</summary>
+    public static IncomingMigration Loaded(string id, ImageSummary image, string? runningAt) => new(id, Task.FromResult(image)) { RunningAt = runningAt };
+
+    /// <summary>Closes the stream and the listener; the guest is its domain's.</summary>
     public async ValueTask DisposeAsync()
     {
         await closing.CancelAsync();
-        listener.Dispose();
+        listener?.Dispose();
         await Loading.ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
-        if (Guest is { } guest)
-            await guest.DisposeAsync();
-        Guest = null;
     }
 
-    private async Task<ImageSummary> LoadAsync(IDomainBackend backend, IReadOnlyList<GuestDisk> disks)
+    private async Task<ImageSummary> LoadAsync(Vm vm, IGuest guest, Socket listener, X509Certificate2 certificate, TimeProvider time)
     {
-        GuestMemory memory = new(vm.MemoryBytes);
         try
         {
-            await using FrameStream frames = await AcceptSenderAsync();
-            receiver = new MemoryReceiver(frames, vm, memory);
-            ImageReceived image = await receiver.ReceiveAsync(closing.Token);
-            Guest = backend.Restore(vm, memory, image.DeviceState, disks);
-            return new ImageSummary(image.Digest, image.Pages, image.Bytes);
+            await using FrameStream frames = await AcceptSenderAsync(listener, certificate, time);
+            receiver = new MemoryReceiver(frames, vm, guest.Memory);
+            ImageReceived received = await receiver.ReceiveAsync(closing.Token);
+            ImageSummary image = new(received.Digest, received.Pages, received.Bytes);
+            await guest.LoadAsync(received.DeviceState, Id, image, closing.Token);
+            return image;
         }
         catch (MemoryStreamException e)
         {
@@ -107,7 +101,7 @@ internal sealed class IncomingMigration : IAsyncDisposable
         }
     }
 
-    private async Task<FrameStream> AcceptSenderAsync()
+    private async Task<FrameStream> AcceptSenderAsync(Socket listener, X509Certificate2 certificate, TimeProvider time)
     {
         TaskCompletionSource<SslStream> sender = new(TaskCreationOptions.RunContinuationsAsynchronously);
         using CancellationTokenSource deadline = new(StreamDeadline, time);
@@ -115,7 +109,8 @@ internal sealed class IncomingMigration : IAsyncDisposable
         List<Task> handshakes = [];
         try
         {
-            Task accepting = AcceptAsync(handshakes, sender, limit.Token);
+            Task accepting = AcceptAsync(
+                listener, handshakes, socket => GreetAsync(socket, certificate, sender, time, limit.Token), limit.Token);
             await Task.WhenAny(accepting, sender.Task);
             if (sender.Task.IsCompletedSuccessfully)
                 return new FrameStream(await sender.Task, time, SilenceLimit);
@@ -134,7 +129,8 @@ internal sealed class IncomingMigration : IAsyncDisposable
         }
     }
 
-    private async Task AcceptAsync(List<Task> handshakes, TaskCompletionSource<SslStream> sender, CancellationToken cancellationToken)
+    private static async Task AcceptAsync(
+        Socket listener, List<Task> handshakes, Func<Socket, Task> greet, CancellationToken cancellationToken)
     {
         while (true)
         {
@@ -152,11 +148,12 @@ internal sealed class IncomingMigration : IAsyncDisposable
             if (handshakes.Count >= HandshakeLimit)
                 socket.Dispose();
             else
-                handshakes.Add(GreetAsync(socket, sender, cancellationToken));
+                handshakes.Add(greet(socket));
         }
     }
 
-    private async Task GreetAsync(Socket socket, TaskCompletionSource<SslStream> sender, CancellationToken cancellationToken)
+    private async Task GreetAsync(
+        Socket socket, X509Certificate2 certificate, TaskCompletionSource<SslStream> sender, TimeProvider time, CancellationToken cancellationToken)
     {
         using CancellationTokenSource deadline = new(HandshakeDeadline, time);
         using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, deadline.Token);

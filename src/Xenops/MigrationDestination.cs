@@ -26,8 +26,8 @@ public sealed class MigrationDestination(Domains domains, IPAddress listen, X509
             try
             {
                 domain.Disks = await domains.Storage.AttachAsync(dbg, vm, cancellationToken);
-                IncomingMigration incoming = IncomingMigration.Start(
-                    migration, vm, domains.BackendOf(vm), domain.Disks.Open, listen, certificate, domains.Time);
+                domain.Guest = await domains.BackendOf(vm).CreateAsync(vm, domain.Disks.Served, cancellationToken);
+                IncomingMigration incoming = IncomingMigration.Start(migration, vm, domain.Guest, listen, certificate, domains.Time);
                 domain.Incoming = incoming;
                 return new ReceiveEndpoint(incoming.Port, incoming.Secret.Reveal(), StreamTls.FingerprintOf(certificate));
             }
@@ -70,10 +70,14 @@ public sealed class MigrationDestination(Domains domains, IPAddress listen, X509
             if (!incoming.Loading.IsCompleted)
                 throw XenopsException.Internal($"migration {migration} is not loaded: {incoming.Progress}");
             await incoming.Loading;
-            domain.Guest = incoming.Guest;
-            incoming.Guest = null;
-            await Domains.RunGuestAsync(domain);
-            incoming.RunningAt = domains.Time.GetUtcNow().ToString("O");
+            if (domain.Guest!.PanicReason is { } reason)
+            {
+                domains.Log($"VM {domain.Vm.Id}: the guest of migration {migration} is gone before it ran here: {reason}");
+                throw XenopsException.DoesNotExist("guest of migration", migration);
+            }
+
+            await Domains.RunGuestAsync(domain, cancellationToken);
+            incoming.RunningAt = domain.Guest.Status.RunningAt!;
             domains.Log($"VM {domain.Vm.Id} ({domain.Vm.Name}) runs here (migration {migration})");
             return incoming.RunningAt;
         }, cancellationToken);

@@ -35,7 +35,7 @@ public sealed class MigrationSource(Domains domains)
         {
             Require(migration, OutgoingPhase.Ready, OutgoingPhase.Stopped);
             if (migration.Phase == OutgoingPhase.Ready)
-                await migration.StopAsync();
+                await migration.StopAsync(cancellationToken);
             return migration.Stopped!;
         }, cancellationToken);
 
@@ -57,37 +57,47 @@ public sealed class MigrationSource(Domains domains)
         {
             Require(migration, OutgoingPhase.Sent);
             domain.State = DomainState.Frozen; // First: from here on it cannot run, whatever becomes of its disks.
-            await (domain.Disks?.CloseAsync() ?? Task.CompletedTask);
+            await domain.Guest!.FreezeAsync(cancellationToken);
             domains.Log($"VM {id} is frozen (migration {migration.Id})");
             return true;
         }, cancellationToken);
 
-    /// <summary>The guest runs here again. Nothing to do when it does.</summary>
+    /// <summary>The guest runs here again. Nothing to do when it does, or when there is no guest any more: whoever gives up a migration must come
+    /// to an end, also when the guest did not survive it.</summary>
     /// <param name="reattach">The caller holds the VM's ownership; required once it is frozen.</param>
-    public Task ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken)
+    /// <returns>Whether a guest runs.</returns>
+    public async Task<bool> ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken)
     {
-        Domain domain = domains.Find(id);
-        return domain.InTurnAsync("MIGRATE.resume", async () =>
+        if (domains.TryFind(id) is not { } domain)
+            return false;
+        return await domain.InTurnAsync("MIGRATE.resume", async () =>
         {
-            if (domain.State == DomainState.Frozen && (!reattach || domain.Guest is null))
-                throw XenopsException.BadPowerState(nameof(DomainState.Frozen), nameof(DomainState.Paused));
-            if (domain.Outgoing is null)
+            if (domain.State is DomainState.Halted or DomainState.Crashed)
             {
-                domain.Require(DomainState.Running);
-                return true;
+                await (domain.Outgoing?.DisposeAsync() ?? ValueTask.CompletedTask);
+                domain.Outgoing = null;
+                return false;
             }
 
-            await domain.Outgoing.DisposeAsync();
+            if (domain.State == DomainState.Frozen && (!reattach || domain.Guest is null))
+                throw XenopsException.BadPowerState(nameof(DomainState.Frozen), nameof(DomainState.Paused));
+            domain.Require(DomainState.Running, DomainState.Paused, DomainState.Frozen);
+            bool isStoppedForIt = domain.Outgoing is not null || domain.Guest!.Status.Migration is not null;
+            if (domain.State == DomainState.Paused && !isStoppedForIt)
+                throw XenopsException.BadPowerState(nameof(DomainState.Paused), nameof(DomainState.Running));
+            if (domain.Outgoing is null && domain.State == DomainState.Running)
+                return true;
+            await (domain.Outgoing?.DisposeAsync() ?? ValueTask.CompletedTask);
             if (domain.State == DomainState.Frozen)
             {
                 await ReleaseDisksAsync(dbg, domain);
                 domain.Disks = await domains.Storage.AttachAsync(dbg, domain.Vm, cancellationToken);
-                domain.Guest!.ReplaceDisks(domain.Disks.Open);
+                await domain.Guest!.ThawAsync(domain.Disks.Served, cancellationToken);
             }
 
             domain.Outgoing = null;
             if (domain.State is DomainState.Frozen or DomainState.Paused)
-                await Domains.RunGuestAsync(domain);
+                await Domains.RunGuestAsync(domain, cancellationToken);
             domains.Log($"VM {id} runs on here");
             return true;
         }, cancellationToken);

@@ -81,12 +81,12 @@ internal sealed class OutgoingMigration(Domain domain, StreamTarget target, Time
     }
 
     /// <summary>Stops the vCPUs and drains the guest's I/O. When that fails the guest runs on and the stream with it.</summary>
-    public async Task StopAsync()
+    public async Task StopAsync(CancellationToken cancellationToken)
     {
         await pumpEnding.CancelAsync();
         await pump; // Never faults for being ended; a broken stream is an error now, while the guest still runs.
         domain.Require(DomainState.Running);
-        await Domains.PauseGuestAsync(domain);
+        await Domains.PauseGuestAsync(domain, Id, cancellationToken);
         Phase = OutgoingPhase.Stopped;
         Stopped = new StoppedAt(time.GetUtcNow().ToString("O"), 0);
     }
@@ -100,7 +100,7 @@ internal sealed class OutgoingMigration(Domain domain, StreamTarget target, Time
         try
         {
             await SendRoundAsync(sender, limit.Token);
-            ImageSent image = await sender.FinishAsync(Guest.SaveDeviceState(), limit.Token);
+            ImageSent image = await sender.FinishAsync(await Guest.SaveDeviceStateAsync(limit.Token), limit.Token);
             Sent = new ImageSummary(image.Digest, image.Pages, image.Bytes);
             Phase = OutgoingPhase.Sent;
         }

@@ -9,6 +9,9 @@ namespace Xenops;
 /// </summary>
 public sealed record DomainStat(string State, long MemoryBytes, GuestStatistics? Guest, string? Migration);
 
+/// <summary>Which xenopsd answers; the instance is another one after each start.</summary>
+public sealed record XenopsIdentity(string Name, string Version, string InstanceId, int ProcessId);
+
 /// <summary>
 /// xenopsd's socket, typed. Every call throws <see cref="XenopsException"/> when it is refused and <see cref="IOException"/> when
 /// xenopsd is not there or
@@ -17,6 +20,9 @@ public sealed record DomainStat(string State, long MemoryBytes, GuestStatistics?
 public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDisposable
 {
     private readonly JsonRpcClient rpc = new(socketPath, deadline);
+
+    public Task<XenopsIdentity> QueryAsync(CancellationToken cancellationToken) =>
+        CallAsync<XenopsIdentity>("query", "", [], cancellationToken);
 
     public Task VmAddAsync(string dbg, Vm vm, CancellationToken cancellationToken) =>
         CallAsync("VM.add", dbg, new() { ["vm"] = vm.ToJson() }, cancellationToken);
@@ -69,8 +75,11 @@ public sealed class XenopsClient(string socketPath, TimeSpan deadline) : IDispos
         CallAsync("MIGRATE.freeze", dbg, Id(id), cancellationToken);
 
     /// <param name="reattach">This host owns the VM (again); needed once it is frozen.</param>
-    public Task ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken) =>
-        CallAsync("MIGRATE.resume", dbg, new() { ["id"] = id, ["reattach"] = reattach }, cancellationToken);
+    /// <returns>Whether a guest runs. False: there is none that could (it died with its host's xenopsd, or crashed), and the VM is halted or
+    /// crashed with its disks intact.</returns>
+    public async Task<bool> ResumeAsync(string dbg, string id, bool reattach, CancellationToken cancellationToken) =>
+        (await CallAsync("MIGRATE.resume", dbg, new() { ["id"] = id, ["reattach"] = reattach }, cancellationToken))?["runs"]?.GetValueKind()
+        == JsonValueKind.True;
 
     public Task AbortStreamAsync(string dbg, string id, CancellationToken cancellationToken) =>
         CallAsync("MIGRATE.abort_stream", dbg, Id(id), cancellationToken);

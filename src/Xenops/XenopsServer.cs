@@ -11,6 +11,7 @@ public sealed class XenopsServer
 {
     private static readonly TimeSpan DefaultDowntimeLimit = TimeSpan.FromMilliseconds(50);
 
+    private readonly string instance = Guid.NewGuid().ToString();
     private readonly Domains domains;
     private readonly MigrationSource source;
     private readonly MigrationDestination destination;
@@ -30,7 +31,7 @@ public sealed class XenopsServer
 
     private Dictionary<string, JsonRpcHandler> Methods() => new()
     {
-        ["query"] = (_, _) => Task.FromResult<JsonNode?>(new JsonObject { ["name"] = "xenops", ["version"] = "1.0" }),
+        ["query"] = (_, _) => Task.FromResult(ToJson(new XenopsIdentity("xenops", "1.0", instance, Environment.ProcessId))),
         ["VM.add"] = (p, _) =>
         {
             Vm vm = Vm.Parse(p["vm"]);
@@ -57,8 +58,10 @@ public sealed class XenopsServer
         },
         ["MIGRATE.transfer"] = async (p, token) => ToJson(await source.TransferAsync(Text(p, "id"), token)),
         ["MIGRATE.freeze"] = Done((p, token) => source.FreezeAsync(Dbg(p), Text(p, "id"), token)),
-        ["MIGRATE.resume"] = Done((p, token) =>
-            source.ResumeAsync(Dbg(p), Text(p, "id"), p["reattach"] is not null && Flag(p, "reattach"), token)),
+        ["MIGRATE.resume"] = async (p, token) => new JsonObject
+        {
+            ["runs"] = await source.ResumeAsync(Dbg(p), Text(p, "id"), p["reattach"] is not null && Flag(p, "reattach"), token),
+        },
         ["MIGRATE.abort_stream"] = Done((p, token) => source.AbortStreamAsync(Text(p, "id"), token)),
         ["MIGRATE.receive"] = async (p, token) =>
             ToJson(await destination.ReceiveAsync(Dbg(p), Text(p, "migration"), Vm.Parse(p["vm"]), token)),

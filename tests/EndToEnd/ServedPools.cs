@@ -78,6 +78,11 @@ public sealed class ServedPools : IAsyncLifetime
             await Task.Delay(10);
         }
 
+        // A peer knows the daemon by the address in its token: the next one is on the same port.
+        string config = Path.Combine(pool.Folder, "xapi.json");
+        JsonNode settings = JsonNode.Parse(await File.ReadAllTextAsync(config))!;
+        settings["https"] = new Uri((string)JsonNode.Parse(await File.ReadAllTextAsync(endpoints))!["https"]!).Authority;
+        await File.WriteAllTextAsync(config, settings.ToJsonString());
         File.Delete(endpoints);
         between?.Invoke(Path.Combine(pool.Folder, "state"));
         using Process daemon = ChildProcess.StartDaemon(

@@ -6,7 +6,7 @@ namespace Support;
 /// A storage backend in memory with the whole contract: idempotent datapath calls, and a no where the field says no. It records its calls,
 /// and a test may make the next call of a name fail or hang.
 /// </summary>
-public sealed class MemoryStorageBackend : IStorageBackend
+public class MemoryStorageBackend : IStorageBackend
 {
     private readonly Dictionary<VdiId, VdiInfo> vdis = [];
     private readonly Dictionary<VdiId, VdiState> states = [];
@@ -174,6 +174,21 @@ public sealed class MemoryStorageBackend : IStorageBackend
         await EnterAsync("VdiDetach", $"{vdi} {datapath}");
         states.Remove(vdi);
         await LeaveAsync("VdiDetach");
+    }
+
+    /// <summary>The parent is no disk of its own any more.</summary>
+    public async Task VdiComposeAsync(string dbg, SrId sr, VdiId parent, VdiId child, CancellationToken cancellationToken)
+    {
+        await EnterAsync("VdiCompose", $"{parent} {child}");
+        vdis.Remove(parent);
+        await LeaveAsync("VdiCompose");
+    }
+
+    public async Task VdiSetSnapshotOfAsync(
+        string dbg, SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf, CancellationToken cancellationToken)
+    {
+        await EnterAsync("VdiSetSnapshotOf", $"{vdi} {snapshotOf} {snapshotTime}");
+        vdis[vdi] = vdis[vdi] with { IsASnapshot = true, SnapshotOf = snapshotOf.Value, SnapshotTime = snapshotTime };
     }
 
     private async Task EnterAsync(string call, string detail)

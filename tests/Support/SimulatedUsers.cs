@@ -19,15 +19,38 @@ internal sealed class SimulatedUsers(SimulatedDisk disk) : IFolderUsers, IDispos
     public Task<FolderUse> LookAsync(CancellationToken cancellationToken) =>
         Task.FromResult(new FolderUse(Taps, new Dictionary<string, string>(), LeasedKeys));
 
-    public IReadOnlySet<string> Leased() => LeasedKeys;
+    /// <summary>Runs when a merge that is under way looks at the leases.</summary>
+    public Action Leasing { get; set; } = static () => { };
+
+    public IReadOnlySet<string> Leased()
+    {
+        Leasing();
+        return LeasedKeys;
+    }
 
     public IDisposable? TryHold(IReadOnlyCollection<string> keys) => LeasedKeys.Overlaps(keys) ? null : this;
 
-    public Task PauseAsync(TapReference tap, CancellationToken cancellationToken)
+    /// <summary>What a tapdisk does before it answers a pause: it closes its image.</summary>
+    public Dictionary<TapReference, Action> Closing { get; } = [];
+
+    /// <summary>Runs while a pause is asked for; it may take as long as it likes.</summary>
+    public Func<CancellationToken, Task> Pausing { get; set; } = static _ => Task.CompletedTask;
+
+    /// <summary>The pauses of a process that died end with it: the guests go on.</summary>
+    public IReadOnlyList<TapReference> EndPauses()
     {
+        TapReference[] ended = [.. paused];
+        paused.Clear();
+        return ended;
+    }
+
+    public async Task PauseAsync(TapReference tap, CancellationToken cancellationToken)
+    {
+        await Pausing(cancellationToken);
+        if (Closing.Remove(tap, out Action? close))
+            close();
         if (!disk.IsDead)
             paused.Add(tap);
-        return Task.CompletedTask;
     }
 
     /// <summary>What a dead process would still do is not done.</summary>

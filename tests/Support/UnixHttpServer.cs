@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Sockets;
 using System.Text;
 
@@ -7,18 +8,31 @@ namespace Support;
 public sealed class UnixHttpServer : IAsyncDisposable
 {
     private const int BodyLimitBytes = 16 * 1024 * 1024;
-    private readonly Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+    private readonly Socket listener;
     private readonly CancellationTokenSource stop = new();
     private readonly Func<string, Task<string>> answer;
     private readonly Task loop;
 
     public UnixHttpServer(string path, Func<string, Task<string>> answer)
+        : this(new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified), new UnixDomainSocketEndPoint(path), answer)
     {
+    }
+
+    private UnixHttpServer(Socket listener, EndPoint at, Func<string, Task<string>> answer)
+    {
+        this.listener = listener;
         this.answer = answer;
-        listener.Bind(new UnixDomainSocketEndPoint(path));
+        listener.Bind(at);
         listener.Listen(64);
         loop = AcceptAsync();
     }
+
+    /// <summary>The same on a free TCP port of this machine, for clients that have a url to call.</summary>
+    public static UnixHttpServer OnLoopback(Func<string, Task<string>> answer) =>
+        new(new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp), new IPEndPoint(IPAddress.Loopback, 0), answer);
+
+    /// <summary>With a slash at its end; of a server on TCP.</summary>
+    public string Url => $"http://{listener.LocalEndPoint}/";
 
     public async ValueTask DisposeAsync()
     {

@@ -223,7 +223,7 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
         };
     }
 
-    /// <summary>What is there now and was not before, besides the VM's own where it lives: its record, its disk, one datapath, one tapdisk with its sockets.</summary>
+    /// <summary>What is there now and was not before, besides the VM's own where it lives: its record, its disk, one datapath, one tapdisk with its sockets, its guest.</summary>
     private async Task<int> CountLeftoversAsync(
         Pool a, Pool b, SortedSet<string> beforeA, SortedSet<string> beforeB, bool moved, JsonObject result, CancellationToken cancellationToken)
     {
@@ -237,7 +237,8 @@ internal sealed class Journey(JourneyOptions options, Narrator narrator)
             SortedSet<string> sourceNow = await SeeAsync(a, cancellationToken);
             left.UnionWith(sourceNow.Where(thing => OwnWords.Any(word => thing.StartsWith($"A: {word}", StringComparison.Ordinal))
                 && (thing.Contains(vmUuid, StringComparison.Ordinal) || thing.Contains(Path.GetFileNameWithoutExtension(sourceFile), StringComparison.Ordinal))));
-            left.UnionWith(sourceNow.Where(static thing => thing.EndsWith(" tapdisk", StringComparison.Ordinal)));
+            left.UnionWith(sourceNow.Where(static thing =>
+                thing.EndsWith(" tapdisk", StringComparison.Ordinal) || thing.Contains(" guest ", StringComparison.Ordinal)));
             string location = Path.GetFileNameWithoutExtension(await DiskFileAsync(b, cancellationToken));
             List<string> tapdisks = [.. atB.Where(static t => t.EndsWith(" tapdisk", StringComparison.Ordinal))];
             string pid = tapdisks.Count == 1 ? tapdisks[0].Split(' ')[2] : "none";

@@ -27,14 +27,14 @@ internal static class Leftovers
         return seen;
     }
 
-    /// <summary>Processes whose command line names the folder: the pool's daemons and its tapdisks.</summary>
+    /// <summary>Processes whose command line names the folder: the pool's daemons, its tapdisks, and its guests ("guest UUID").</summary>
     public static IEnumerable<(int Pid, string Command)> Processes(string folder)
     {
         foreach (int pid in ProcessTable.Ids().Where(static id => id != Environment.ProcessId))
         {
             IReadOnlyList<string> command = ProcessTable.CommandLineOf(pid);
             if (command.Any(word => word.Contains(folder + "/", StringComparison.Ordinal)))
-                yield return (pid, Path.GetFileName(command[0]));
+                yield return (pid, command is [_, "guest", string record, ..] ? $"guest {Path.GetFileNameWithoutExtension(record)}" : Path.GetFileName(command[0]));
         }
     }
 

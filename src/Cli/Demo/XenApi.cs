@@ -15,7 +15,11 @@ internal sealed class XenApi : IDisposable
     private readonly HttpClient http;
     private string session = "";
 
-    public XenApi(Uri url) => http = new HttpClient { BaseAddress = url, Timeout = TimeSpan.FromMinutes(5) };
+    /// <param name="handler">For a pool over TLS: who checks its certificate. Owned.</param>
+    public XenApi(Uri url, HttpMessageHandler? handler = null) =>
+        http = new HttpClient(handler ?? new SocketsHttpHandler()) { BaseAddress = url, Timeout = TimeSpan.FromMinutes(5) };
+
+    public string Session => session;
 
     public async Task LoginAsync(string user, string password, CancellationToken cancellationToken) =>
         session = (await InvokeAsync("session.login_with_password", [user, password, "2.20", "demo"], cancellationToken)).AsString();

@@ -49,6 +49,15 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     /// <summary>The unix socket of an open disk's NBD server; any export name is accepted there.</summary>
     public string NbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd{processId}.{minor}");
 
+    /// <summary>Whose NBD socket this is by its name, <c>nbd&lt;pid&gt;.&lt;minor&gt;</c>; null when it is none of a tapdisk's.</summary>
+    public static (int ProcessId, int Minor)? ServerOf(string nbdSocketPath)
+    {
+        string name = Path.GetFileName(nbdSocketPath);
+        string[] parts = name.StartsWith("nbd", StringComparison.Ordinal) ? name[3..].Split('.') : [];
+        return parts.Length == 2 && int.TryParse(parts[0], NumberStyles.None, CultureInfo.InvariantCulture, out int processId)
+            && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out int minor) ? (processId, minor) : null;
+    }
+
     /// <summary>The same server under the name that older clients look for.</summary>
     public string OldNbdSocketPath(int processId, int minor) => Path.Combine(ControlDirectory, $"nbd-old{processId}.{minor}");
 
@@ -272,13 +281,22 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
     internal async Task<JsonDocument> ExtensionAsync(
         int processId, int minor, ReadOnlyMemory<byte> json, TimeSpan deadline, CancellationToken cancellationToken)
     {
+        (JsonDocument answer, IDisposable connection) = await OpenExtensionAsync(processId, minor, json, deadline, cancellationToken);
+        connection.Dispose();
+        return answer;
+    }
+
+    /// <summary>The same for a verb whose effect lasts as long as the connection, which is the caller's to end.</summary>
+    internal async Task<(JsonDocument Answer, IDisposable Connection)> OpenExtensionAsync(
+        int processId, int minor, ReadOnlyMemory<byte> json, TimeSpan deadline, CancellationToken cancellationToken)
+    {
         if (json.Length > MaximumFollowingBytes)
         {
             throw new TapException(
                 (int)Errno.EINVAL, $"a request of {json.Length} bytes is longer than {MaximumFollowingBytes}; nothing was sent");
         }
 
-        return await ExchangeAsync(processId, deadline, async (connection, token) =>
+        return await OpenExchangeAsync(processId, deadline, async (connection, token) =>
         {
             TapMessage answer;
             try
@@ -368,17 +386,31 @@ public sealed class TapControl(string controlDirectory = TapControl.DefaultDirec
         }, cancellationToken);
 
     private async Task<T> ExchangeAsync<T>(
+        int processId, TimeSpan deadline, Func<TapConnection, CancellationToken, Task<T>> exchange, CancellationToken cancellationToken)
+    {
+        (T answer, IDisposable connection) = await OpenExchangeAsync(processId, deadline, exchange, cancellationToken);
+        connection.Dispose();
+        return answer;
+    }
+
+    private async Task<(T Answer, IDisposable Connection)> OpenExchangeAsync<T>(
         int processId, TimeSpan deadline, Func<TapConnection, CancellationToken, Task<T>> exchange, CancellationToken cancellationToken) =>
         await WithDeadlineAsync(deadline, $"tapdisk {processId} did not answer", async token =>
         {
-            using TapConnection connection = await TapConnection.OpenAsync(ControlSocketPath(processId), token);
+            TapConnection connection = await TapConnection.OpenAsync(ControlSocketPath(processId), token);
             try
             {
-                return await exchange(connection, token);
+                return (await exchange(connection, token), (IDisposable)connection);
             }
             catch (SocketException e)
             {
+                connection.Dispose();
                 throw new TapException(TapException.ProtocolError, $"tapdisk {processId} broke the connection: {e.Message}", e);
+            }
+            catch
+            {
+                connection.Dispose();
+                throw;
             }
         }, cancellationToken);
 

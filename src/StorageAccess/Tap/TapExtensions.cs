@@ -1,4 +1,5 @@
 // What our tapdisk answers beyond the field's protocol (docs/formats/tapdisk-control.md, "Extension"): export over TLS, mirror, digest.
+using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -22,10 +23,28 @@ public enum MirrorPhase
 }
 
 /// <summary>A mirror's progress. <paramref name="Error"/> is empty unless failed.</summary>
-public sealed record MirrorStatus(MirrorPhase Phase, long TotalBytes, long CopiedBytes, long SentBytes, int DirtyChunks, string Error);
+public sealed record MirrorStatus(MirrorPhase Phase, long TotalBytes, long CopiedBytes, long SentBytes, int DirtyChunks, string Error)
+{
+    /// <summary>What may differ of what was copied or written before.</summary>
+    public long DirtyBytes { get; init; }
+
+    /// <summary>It failed with the connection or the far process, not by an error of a disk: behind a new export it may go on.</summary>
+    public bool IsLost { get; init; }
+
+    /// <summary>Which export it goes to, as <see cref="TargetId"/> tells it; empty when unknown.</summary>
+    public string Target { get; init; } = "";
+
+    /// <summary>An export's name as it may be told: it opens nothing.</summary>
+    public static string TargetId(Secret name) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(name.Reveal())))[..16];
+}
 
 /// <summary>The far end of a mirror: NBD over TLS, the export's name a secret, the certificate pinned by its SHA-256 in hex.</summary>
-public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond);
+public sealed record MirrorTarget(string Uri, Secret Name, string Fingerprint, TimeSpan StallLimit, long RateLimitBytesPerSecond)
+{
+    /// <summary>A server on this machine, without TLS: who may open its socket is who may have the disk. The name only tells attempts apart.</summary>
+    /// <param name="uri"><c>nbd+unix:///EXPORT?socket=PATH</c>.</param>
+    public static MirrorTarget OnSocket(string uri, TimeSpan stallLimit) => new(uri, Secret.Create(), "", stallLimit, 0);
+}
 
 /// <summary>A disk's content digest: the root over SHA-256 digests of its blocks.</summary>
 public sealed record DiskDigest(string Root, long LengthBytes, int BlockBytes, int RehashedBlocks);
@@ -54,6 +73,18 @@ public sealed class TapExtensions(TapControl control)
         }
     }
 
+    /// <summary>
+    /// Holds the disk's I/O and closes its image until what is answered is disposed or this process ends, however it ends. A resume ends it too.
+    /// </summary>
+    public async Task<IDisposable> PauseAsync(int processId, int minor, TimeSpan deadline, CancellationToken cancellationToken)
+    {
+        JsonObject fields = new() { ["verb"] = "pause", ["minor"] = minor };
+        (JsonDocument answer, IDisposable connection) = await control.OpenExtensionAsync(
+            processId, minor, Encoding.UTF8.GetBytes(fields.ToJsonString()), deadline, cancellationToken);
+        answer.Dispose();
+        return connection;
+    }
+
     /// <summary>Serves the disk over TLS under a secret name, and under that name only.</summary>
     /// <param name="listen"><c>address:port</c>; port 0 picks a free one.</param>
     /// <returns>The port.</returns>
@@ -76,7 +107,7 @@ public sealed class TapExtensions(TapControl control)
     public Task MirrorStartAsync(int processId, int minor, MirrorTarget target, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "mirror-start", FieldsOf(target), ConnectDeadline, cancellationToken);
 
-    /// <summary>After Failed: connects again and sends only what differs.</summary>
+    /// <summary>After Failed or Finished: connects again and sends only what differs.</summary>
     public Task MirrorResumeAsync(int processId, int minor, MirrorTarget target, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "mirror-resume", FieldsOf(target), ConnectDeadline, cancellationToken);
 
@@ -95,8 +126,17 @@ public sealed class TapExtensions(TapControl control)
             root.GetProperty("copied_bytes").GetInt64(),
             root.GetProperty("sent_bytes").GetInt64(),
             root.GetProperty("dirty_chunks").GetInt32(),
-            root.GetProperty("error").GetString() ?? "");
+            root.GetProperty("error").GetString() ?? "")
+        {
+            DirtyBytes = root.TryGetProperty("dirty_bytes", out JsonElement dirty) ? dirty.GetInt64() : 0,
+            IsLost = root.TryGetProperty("lost", out JsonElement lost) && lost.GetBoolean(),
+            Target = root.TryGetProperty("target", out JsonElement target) ? target.GetString() ?? "" : "",
+        };
     }
+
+    /// <summary>Leaves the target behind as if it had failed: the guest goes on, what differs is remembered.</summary>
+    public Task MirrorGiveUpAsync(int processId, int minor, CancellationToken cancellationToken) =>
+        SendAsync(processId, minor, "mirror-give-up", [], ShortDeadline, cancellationToken);
 
     /// <summary>
     /// The switch-over, with the guest paused: drains, flushes both sides, requires that they hold the same, and lets go of the target.
@@ -119,6 +159,14 @@ public sealed class TapExtensions(TapControl control)
             root.GetProperty("length_bytes").GetInt64(),
             root.GetProperty("block_bytes").GetInt32(),
             root.GetProperty("rehashed_blocks").GetInt32());
+    }
+
+    /// <summary>The digest of a part of the disk, in whole leaves (docs/formats/digest.md, "Range"), in hex.</summary>
+    public async Task<string> DigestRangeAsync(int processId, int minor, long offsetBytes, long lengthBytes, CancellationToken cancellationToken)
+    {
+        JsonObject fields = new() { ["offset"] = offsetBytes, ["length"] = lengthBytes };
+        using JsonDocument answer = await CallAsync(processId, minor, "digest-range", fields, DigestDeadline, cancellationToken);
+        return answer.RootElement.GetProperty("digest").GetString()!;
     }
 
     private static JsonObject FieldsOf(MirrorTarget target) => new()

@@ -191,7 +191,11 @@ public static class XmlRpc
         try
         {
             using XmlReader reader = XmlReader.Create(new StringReader(text), Settings);
-            return read(reader);
+            T result = read(reader);
+            // A second document behind the first is malformed too, and is not met before it is read.
+            while (reader.Read())
+                continue;
+            return result;
         }
         catch (XmlException e)
         {

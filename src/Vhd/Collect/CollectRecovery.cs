@@ -67,12 +67,38 @@ public static class CollectRecovery
     {
         try
         {
-            await FinishAsync(folder, users, journal);
+            await FinishAsync(folder, users, await HeldAgainAsync(folder, users, journal));
         }
         catch (IOException)
         {
             // It stays, as said above: whoever wants the folder for something else is not kept from it.
         }
+    }
+
+    /// <summary>
+    /// The dead one's pauses may have ended with it (docs/formats/tapdisk-control.md, "pause"), and the guests have written since: they wait
+    /// again before a file of theirs is touched. A swap whose rename was not made is undone: the disk holds what its base does not.
+    /// </summary>
+    private static async Task<CollectJournal> HeldAgainAsync(ImageFolder folder, IFolderUsers users, CollectJournal journal)
+    {
+        if (journal.Stage is not (CollectStage.Grow or CollectStage.Swap))
+            return journal;
+        try
+        {
+            foreach (TapReference tap in journal.Taps)
+                await users.PauseAsync(tap, CancellationToken.None);
+        }
+        catch (IOException)
+        {
+            foreach (TapReference tap in journal.Taps)
+                await users.ResumeAsync(tap);
+            throw;
+        }
+
+        if (journal.Stage != CollectStage.Swap || !folder.Has(journal.Parent))
+            return journal;
+        VhdResize.Tidy(folder.Store, folder.PathOf(journal.Parent));
+        return journal with { Stage = CollectStage.Hold };
     }
 
     /// <summary>

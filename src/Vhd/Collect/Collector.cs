@@ -238,14 +238,11 @@ public sealed class Collector
     {
         CollectJournal hold = JournalOf(CollectStage.Hold, step, [], TapsOf(step.Key, use));
         folder.WriteJournal(hold);
-        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        using CancellationTokenSource downtime = new(hold.Taps.Count > 0 ? DowntimeLimit : Timeout.InfiniteTimeSpan, options.Time);
+        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, downtime.Token);
         try
         {
-            if (hold.Taps.Count > 0)
-            {
-                limit.CancelAfter(DowntimeLimit);
-                await PauseAllAsync(hold, limit.Token);
-            }
+            await PauseAllAsync(hold, limit.Token);
 
             VhdCoalesce.Run(folder.Store, folder.PathOf(step.Key), new VhdCoalesceOptions(), null, limit.Token);
         }

@@ -16,8 +16,8 @@ namespace Xapi.Migration;
 
 /// <param name="address">Where peers reach this host's data ports.</param>
 public sealed class DestinationSide(
-    PoolDatabase database, StorageHost storage, StorageMessages vdis, XenopsHost xenops, IPAddress address, string certificatePath, string fingerprint,
-    string hostRef) : IDestinationResources
+    PoolDatabase database, MigrationStore store, StorageHost storage, StorageMessages vdis, XenopsHost xenops, VmMessages vms, IPAddress address,
+    string certificatePath, string fingerprint, string hostRef) : IDestinationResources
 {
     /// <summary>How long the end of the memory stream may take to be verified here.</summary>
     private static readonly TimeSpan LoadedLimit = TimeSpan.FromSeconds(30);
@@ -51,9 +51,9 @@ public sealed class DestinationSide(
                     VmRows.Destroy(database, vm);
                 break;
             case ResourceKind.Export:
-                if (id is not null)
+                if (id is not null && await IsServedAsync(Disk(state, resource), state, cancellationToken))
                     await CloseExportAsync(Disk(state, resource), state, cancellationToken);
-                break; // Without an id it was not answered for: it ends with its tapdisk, below.
+                break; // Without an id it was not answered for: it ends with its tapdisk, below. When that is gone it ended already.
             case ResourceKind.Datapath:
                 await Layer.DestroyAsync(state.Plan.Migration, DatapathOf(state, resource.Device), allowLeak: false, cancellationToken);
                 break;
@@ -63,14 +63,43 @@ public sealed class DestinationSide(
         }
     }
 
-    public Task<bool> IsThereAsync(Resource resource, string id, DestinationState state, CancellationToken cancellationToken) => Task.FromResult(true);
+    public async Task<bool> IsThereAsync(Resource resource, string id, DestinationState state, CancellationToken cancellationToken) => resource.Kind switch
+    {
+        ResourceKind.Disk => await IsOnStorageAsync(Disk(state, resource), id, state, cancellationToken),
+        ResourceKind.Datapath or ResourceKind.Export => await IsServedAsync(Disk(state, resource), state, cancellationToken),
+        ResourceKind.Vm => database.Exists("VM", id),
+        ResourceKind.Domain => await StateOfDomainAsync(state, cancellationToken) == "Incoming",
+        _ => throw new InvariantException($"{resource} is of no known kind"),
+    };
 
-    public Task<string> RangeDigestAsync(DiskPlan disk, DigestRange range, DestinationState state, CancellationToken cancellationToken) =>
-        throw new NotSupportedException();
+    public async Task<string> RangeDigestAsync(DiskPlan disk, DigestRange range, DestinationState state, CancellationToken cancellationToken)
+    {
+        TapdiskDisk tap = await FindAsync(disk, state, "digest-range", cancellationToken);
+        return await tapdisks.Extensions.DigestRangeAsync(tap.ProcessId, tap.Minor, range.OffsetBytes, range.LengthBytes, cancellationToken);
+    }
 
-    public Task<DateTimeOffset> BootAsync(DestinationState state, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public async Task<DateTimeOffset> BootAsync(DestinationState state, CancellationToken cancellationToken)
+    {
+        string vm = state.IdOf(new Resource(ResourceKind.Vm, ""))!;
+        if (await StateOfDomainAsync(state, cancellationToken) is not ("Running" or "Paused"))
+            await vms.BootAsync(state.Plan.Migration, vm, cancellationToken);
+        MarkRunning(vm);
+        return DateTimeOffset.UtcNow;
+    }
 
-    public Task CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public Task CheckStoppedAsync(DestinationState state, CancellationToken cancellationToken)
+    {
+        Ownership ownership = store.OwnershipOf(state.Plan.Vm);
+        if (ownership.Migration != state.Plan.Migration || ownership.Owner != Owner.Here)
+        {
+            string why = $"the VM has changed hands since: its owner is {ownership.Owner} by migration {ownership.Migration}";
+            throw new MigrationException("OPERATION_NOT_ALLOWED", [why], MigrationSide.Destination, why);
+        }
+
+        if (database.FindByUuid("VM", state.Plan.Vm) is { } vm)
+            vms.GiveUp(vm, state.Plan.Migration);
+        return Task.CompletedTask;
+    }
 
     public PreparedDestination Describe(DestinationState state)
     {
@@ -114,13 +143,18 @@ public sealed class DestinationSide(
 
     public async Task<DateTimeOffset> RunAsync(DestinationState state, CancellationToken cancellationToken)
     {
-        DateTimeOffset at = await xenops.Client.RunAsync(state.Plan.Migration, state.Plan.Migration, cancellationToken);
-        string vm = state.IdOf(new Resource(ResourceKind.Vm, ""))!;
-        database.Transaction(() =>
+        DateTimeOffset at;
+        try
         {
-            VmRows.SetPowerState(database, vm, "Running", hostRef);
-            database.RemoveFromMap("VM", vm, "other_config", VmRows.ImportKey);
-        });
+            at = await xenops.Client.RunAsync(state.Plan.Migration, state.Plan.Migration, cancellationToken);
+        }
+        catch (XenopsException e) when (e.Tag == "Does_not_exist")
+        {
+            throw new MigrationException(
+                MigrationException.DomainVanished, [], MigrationSide.Destination, "the loaded guest is gone with the process that held it", e);
+        }
+
+        MarkRunning(state.IdOf(new Resource(ResourceKind.Vm, ""))!);
         return at;
     }
 
@@ -131,6 +165,55 @@ public sealed class DestinationSide(
             await Layer.DestroyAsync(state.Plan.Migration, DatapathOf(state, disk.Device), allowLeak: false, cancellationToken);
             if (VdiRows.Find(database, SrRef(disk), LocationOf(state, disk.Device)) is { } vdi)
                 database.RemoveFromMap("VDI", vdi, "sm_config", MirrorKey);
+        }
+    }
+
+    private void MarkRunning(string vm) => database.Transaction(() =>
+    {
+        VmRows.SetPowerState(database, vm, "Running", hostRef);
+        database.RemoveFromMap("VM", vm, "other_config", VmRows.ImportKey);
+    });
+
+    /// <summary>Null when xenopsd does not hold the VM.</summary>
+    private async Task<string?> StateOfDomainAsync(DestinationState state, CancellationToken cancellationToken)
+    {
+        try
+        {
+            return (await xenops.Client.VmStatAsync(state.Plan.Migration, state.Plan.Vm, cancellationToken)).State;
+        }
+        catch (XenopsException e) when (e.Tag == "Does_not_exist")
+        {
+            return null;
+        }
+    }
+
+    private async Task<bool> IsOnStorageAsync(DiskPlan disk, string location, DestinationState state, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Layer.VdiStatAsync(state.Plan.Migration, new SrId(disk.DestinationStorage), new VdiId(location), cancellationToken);
+            return true;
+        }
+        catch (StorageException e) when (e.Tag == "Vdi_does_not_exist")
+        {
+            return false;
+        }
+    }
+
+    /// <summary>The datapath is active and its tapdisk answers for the disk.</summary>
+    private async Task<bool> IsServedAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
+    {
+        if (Layer.Datapaths().All(row => row.Datapath != DatapathOf(state, disk.Device)))
+            return false;
+        try
+        {
+            TapdiskDisk tap = await FindAsync(disk, state, "export", cancellationToken);
+            await tapdisks.Extensions.MirrorStatusAsync(tap.ProcessId, tap.Minor, cancellationToken); // Fails when the disk is not open there.
+            return true;
+        }
+        catch (TapException e) when (e.ErrnoNumber is TapException.NoSuchProcess or TapException.NoSuchDevice)
+        {
+            return false;
         }
     }
 

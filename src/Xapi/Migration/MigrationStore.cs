@@ -35,6 +35,12 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
     public DestinationState? Destination(string migration) =>
         Records<DestinationRecord>(migration, "destination") is { Count: > 0 } records ? new DestinationState(records) : null;
 
+    /// <summary>All that are remembered, closed ones too.</summary>
+    public IReadOnlyList<SourceState> Sources() => [.. Ids("source").Select(id => Source(id)!)];
+
+    /// <summary>All that are remembered, closed ones too.</summary>
+    public IReadOnlyList<DestinationState> Destinations() => [.. Ids("destination").Select(id => Destination(id)!)];
+
     public IReadOnlyList<SourceState> OpenSources() => [.. Ids("source").Select(id => Source(id)!).Where(static s => !s.IsClosed)];
 
     public IReadOnlyList<DestinationState> OpenDestinations() => [.. Ids("destination").Select(id => Destination(id)!).Where(static s => !s.IsClosed)];
@@ -63,6 +69,15 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
                 ? token
                 : null;
     }
+
+    /// <summary>When the token of a migration expires; null when this pool never gave one out.</summary>
+    public DateTimeOffset? ExpiryOf(string migration) =>
+        file.Query(
+            "SELECT expires_at FROM token WHERE migration = $migration", static row => (DateTimeOffset?)DateTimeOffset.FromUnixTimeSeconds(row.GetInt64(0)),
+            ("$migration", migration)).FirstOrDefault();
+
+    /// <summary>Nothing can be begun with the token any more; it expired at the epoch's beginning.</summary>
+    public void Spend(string migration) => file.Execute("UPDATE token SET expires_at = 0 WHERE migration = $migration", ("$migration", migration));
 
     /// <summary>Keeps what a source needs to reach its destination again after a restart. The only secret kept; the folder is its owner's alone.</summary>
     public void RememberPeer(MigrationToken token) =>

@@ -10,8 +10,10 @@ using Platform;
 
 namespace Xapi.Migration;
 
+public interface IClosablePeer : IPeer, IDisposable;
+
 /// <summary>One migration's control channel. The peer is known by its certificate's fingerprint from the token, by nothing else.</summary>
-public sealed class PeerClient : IPeer, IDisposable
+public sealed class PeerClient : IClosablePeer
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromMinutes(5);
     private readonly MigrationToken token;

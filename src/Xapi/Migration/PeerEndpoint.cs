@@ -16,19 +16,26 @@ public interface IPlanCheck
 
 public sealed partial class PeerEndpoint : IDisposable
 {
+    /// <summary>Those that need a migration which was prepared.</summary>
+    private static readonly HashSet<string> Verbs =
+        ["heartbeat", "digest", "digest_range", "relinquish", "probe", "loaded", "grant", "abort", "confirm"];
+
     private readonly MigrationStore store;
     private readonly IDestinationResources resources;
     private readonly IPlanCheck check;
+    private readonly Func<MigrationPlan, IWitness?> witnessOf;
     private readonly TimeProvider time;
     private readonly ILogger log;
     private readonly Dictionary<string, DestinationRunner> runners = [];
     private readonly Lock gate = new();
 
-    public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, TimeProvider time, ILogger log)
+    public PeerEndpoint(MigrationStore store, IDestinationResources resources, IPlanCheck check, Func<MigrationPlan, IWitness?> witnessOf, TimeProvider time,
+        ILogger log)
     {
         this.store = store;
         this.resources = resources;
         this.check = check;
+        this.witnessOf = witnessOf;
         this.time = time;
         this.log = log;
     }
@@ -53,8 +60,9 @@ public sealed partial class PeerEndpoint : IDisposable
                 ?? throw new JsonException("the request is null");
             string verb = (string?)request["verb"] ?? "";
             string migration = (string?)request["migration"] ?? "";
-            IssuedToken token = store.FindToken(migration, bearer ?? "") ?? throw Refuse(
-                "VM_MIGRATE_FAILED", "the destination never gave out this token, or it was altered; call migrate_receive again");
+            IssuedToken token = store.FindToken(migration, bearer ?? "") ?? throw (store.ExpiryOf(migration) is not null
+                ? Refuse("VM_MIGRATE_FAILED", "the token was altered: its secret is not this migration's; call migrate_receive again")
+                : Refuse(MigrationException.Amnesia, $"the destination knows nothing of migration {migration}: it never gave out this token, or it lost its memory"));
             return PeerProtocol.Result(await AnswerAsync(verb, token, request["body"], cancellationToken));
         }
         catch (MigrationException e)
@@ -76,6 +84,12 @@ public sealed partial class PeerEndpoint : IDisposable
             return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", e.Message));
         }
     }
+
+    /// <summary>An operator's word in place of a dead source's grant.</summary>
+    /// <exception cref="MigrationException">Why not; also when this pool is no destination of that migration.</exception>
+    public Task<GrantAnswer> PromoteAsync(string migration, string operatorName, string evidence) =>
+        (Find(migration) ?? throw Refuse("VM_MIGRATE_FAILED", $"this pool is not the destination of a migration {migration}"))
+            .PromoteAsync(operatorName, evidence);
 
     public void Dispose()
     {
@@ -100,9 +114,11 @@ public sealed partial class PeerEndpoint : IDisposable
 
         if (Find(token.Migration) is not { } runner)
         {
-            if (verb == "abort")
-                return null; // Nothing was begun, so there is nothing to undo.
-            throw Refuse("VM_MIGRATE_FAILED", $"the destination holds nothing of migration {token.Migration}");
+            if (!Verbs.Contains(verb))
+                throw Unknown(verb);
+            if (verb == "abort" && TrySpend(token))
+                return null;
+            throw Refuse(MigrationException.Amnesia, $"the destination holds nothing of migration {token.Migration}");
         }
 
         switch (verb)
@@ -134,7 +150,7 @@ public sealed partial class PeerEndpoint : IDisposable
                 await runner.ConfirmAsync(PeerProtocol.Read<Receipt>(body), CancellationToken.None);
                 return null;
             default:
-                throw Refuse("VM_MIGRATE_FAILED", $"the destination does not know the request \"{verb}\"");
+                throw Unknown(verb);
         }
     }
 
@@ -147,7 +163,7 @@ public sealed partial class PeerEndpoint : IDisposable
         lock (gate)
         {
             if (!runners.TryGetValue(migration, out DestinationRunner? runner) && store.Destination(migration) is { } state)
-                runners[migration] = runner = new DestinationRunner(state, store, resources, null, time);
+                runners[migration] = runner = new DestinationRunner(state, store, resources, witnessOf(store.Destination(migration)!.Plan), time);
             return runner;
         }
     }
@@ -164,7 +180,20 @@ public sealed partial class PeerEndpoint : IDisposable
                 return runner;
             CheckFresh(token);
             store.Append(token.Migration, new DestinationRecord.Claimed(plan, time.GetUtcNow()));
-            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, null, time);
+            return runners[token.Migration] = new DestinationRunner(store.Destination(token.Migration)!, store, resources, witnessOf(plan), time);
+        }
+    }
+
+    /// <summary>Nothing was begun: a PREPARE that comes late must begin nothing either.</summary>
+    /// <returns>False when one was quicker; its migration is to be aborted then.</returns>
+    private bool TrySpend(IssuedToken token)
+    {
+        lock (gate)
+        {
+            if (store.Destination(token.Migration) is not null)
+                return false;
+            store.Spend(token.Migration);
+            return true;
         }
     }
 
@@ -172,9 +201,13 @@ public sealed partial class PeerEndpoint : IDisposable
     {
         if (store.Destination(token.Migration) is { } used)
             throw Refuse("VM_MIGRATE_FAILED", $"the token was used already (for VM {used.Plan.VmName}: {used.Name}); call migrate_receive again");
+        if (store.ExpiryOf(token.Migration) == DateTimeOffset.UnixEpoch)
+            throw Refuse("VM_MIGRATE_FAILED", "the token was spent: its migration was aborted before it began; call migrate_receive again");
         if (time.GetUtcNow() > token.ExpiresAt)
             throw Refuse("VM_MIGRATE_FAILED", $"the token expired at {token.ExpiresAt:u}; call migrate_receive again");
     }
+
+    private static MigrationException Unknown(string verb) => Refuse("VM_MIGRATE_FAILED", $"the destination does not know the request \"{verb}\"");
 
     private static MigrationException Refuse(string code, string message) => new(code, [], MigrationSide.Destination, message);
 

@@ -22,7 +22,7 @@ public sealed record PoolIdentity(string Url, string Fingerprint, string HostRef
 
 public sealed partial class VmMigration(
     PoolDatabase database, MigrationStore store, StorageHost storage, StorageMessages vdis, XenopsHost xenops, VmOperations operations,
-    Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
+    PeerEndpoint peers, Witnesses witnesses, Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
 {
     private static readonly TimeSpan TokenLife = TimeSpan.FromHours(1);
     private static readonly TimeSpan TokenLifeLimit = TimeSpan.FromDays(7);
@@ -30,9 +30,11 @@ public sealed partial class VmMigration(
 
     private readonly CancellationTokenSource shutdown = new();
     private readonly ConcurrentDictionary<string, Task> recoveries = new();
+    private readonly MigrationJobs jobs = new(database);
 
     public void AddTo(MessageTable messages)
     {
+        new MigrationMessages(store, jobs, peers, database).AddTo(messages);
         messages.Declare(
             "VM.migrate_receive", "(host:ref host, sr:ref SR, options:map(string->string)={})", "map(string->string)", isAsync: true,
             (context, a) => Task.FromResult(Receive(a[0].AsString(), a[1].AsString(), a[2].AsMap())));
@@ -49,12 +51,10 @@ public sealed partial class VmMigration(
         foreach (SourceState found in store.OpenSources())
         {
             string migration = found.Plan.Migration;
-            if (store.FindPeer(migration) is not { } token)
-                continue; // Without its peer nothing can be said; the ownership record keeps the VM from running twice.
             if (SourceSaga.AfterRestart(found, time.GetUtcNow()) is { } record)
                 store.Append(migration, record);
             LogRecover(migration, found.Plan.VmName, found.Phase);
-            recoveries[migration] = RecoverAsync(store.Source(migration)!, token);
+            recoveries[migration] = RecoverAsync(store.Source(migration)!);
         }
     }
 
@@ -63,6 +63,7 @@ public sealed partial class VmMigration(
         await shutdown.CancelAsync();
         await Task.WhenAny(Task.WhenAll(recoveries.Values), Task.Delay(StopLimit, time));
         shutdown.Dispose();
+        jobs.Dispose();
     }
 
     /// <summary>Options: <c>lifetime_seconds</c>, how long the token can be used to begin; a migration that began is not ended by it.</summary>
@@ -99,7 +100,7 @@ public sealed partial class VmMigration(
         try
         {
             using PeerClient asked = new(token);
-            plan = await PlanAsync(vm, token, asked, ParseOptions(options), vdiMap, context.CancellationToken);
+            plan = await PlanAsync(vm, token, asked, MigrationOptionsReader.Read(options, witnesses), vdiMap, context.CancellationToken);
         }
         catch (MigrationException e)
         {
@@ -111,16 +112,18 @@ public sealed partial class VmMigration(
             throw new XapiException("CANNOT_CONTACT_HOST", token.Destination.Url);
         }
 
+        using IDisposable place = await jobs.EnterAsync(plan.Migration, context.Task);
         store.RememberPeer(token);
         store.Append(plan.Migration, new SourceRecord.Begun(plan, time.GetUtcNow()));
         LogBegin(plan.Migration, plan.VmName, plan.Destination.Url);
         PeerClient peer = new(token);
         bool isWatched = true; // The task's row may go before the last of the work is done.
+        TaskProgress told = new(context.Task, time);
         SourceRunner runner = Runner(
             store.Source(plan.Migration)!, peer, progress =>
             {
                 if (Volatile.Read(ref isWatched))
-                    Report(context.Task, progress);
+                    told.Report(progress);
             });
         Task<Receipt> run = RunAsync(runner, peer, context.CancellationToken);
         try
@@ -194,21 +197,28 @@ public sealed partial class VmMigration(
             new PeerAddress(here.Url, here.Fingerprint, here.HostRef), token.Destination, VmRows.Export(database, vm), options);
     }
 
-    private SourceRunner Runner(SourceState state, PeerClient peer, Action<MigrationProgress> report)
+    private SourceRunner Runner(SourceState state, IClosablePeer peer, Action<MigrationProgress> report)
     {
-        SourceSide side = new(database, storage, vdis, xenops, state.Plan.Vm, identity().HostRef);
-        return new SourceRunner(state, store, side, side, peer, null, time, report);
+        SourceSide side = new(database, storage, vdis, xenops, state.Plan, identity().HostRef);
+        return new SourceRunner(state, store, side, side, peer, witnesses.Of(state.Plan), time, progress =>
+        {
+            jobs.Seen(state.Plan.Migration, progress);
+            report(progress);
+        });
     }
 
-    private async Task<Receipt> RunAsync(SourceRunner runner, PeerClient peer, CancellationToken cancel)
+    private async Task<Receipt> RunAsync(SourceRunner runner, IClosablePeer peer, CancellationToken cancel)
     {
         using (peer)
+        using (jobs.Run(runner))
             return await runner.RunAsync(cancel, shutdown.Token);
     }
 
-    private async Task RecoverAsync(SourceState state, MigrationToken token)
+    private async Task RecoverAsync(SourceState state)
     {
-        PeerClient peer = new(token);
+        // Without what is needed to reach it the destination counts as one that never answers: an operator can still decide.
+        IClosablePeer peer = store.FindPeer(state.Plan.Migration) is { } token ? new PeerClient(token) : new UnknownPeer(state.Plan.Destination.Url);
+        using IDisposable? held = TryHold(state.Plan);
         try
         {
             await RunAsync(Runner(state, peer, static _ => { }), peer, CancellationToken.None);
@@ -224,27 +234,16 @@ public sealed partial class VmMigration(
         }
     }
 
-    private static void Report(TaskRun task, MigrationProgress progress)
+    /// <summary>While the VM is here, nobody else changes its state meanwhile; null when its row is gone.</summary>
+    private IDisposable? TryHold(MigrationPlan plan)
     {
-        task.SetProgress(progress.Fraction * 0.99); // 1 belongs to the task's end.
-        task.SetOtherConfig("phase", progress.Phase);
-        if (progress.Disks.Count > 0)
+        try
         {
-            task.SetOtherConfig("detail", string.Join(", ", progress.Disks.Select(static d => string.Create(
-                CultureInfo.InvariantCulture,
-                $"{d.Device} {d.CopiedBytes >> 20}/{d.TotalBytes >> 20} MiB{(d.IsStalled ? " STALLED" : d.IsSynced ? " in sync" : "")}"))));
+            return database.FindByUuid("VM", plan.Vm) is { } vm ? operations.Take(vm, $"OpaqueRef:{plan.Migration}", "migrate_send") : null;
         }
-
-        if (!progress.IsCancellable)
+        catch (XapiException)
         {
-            try
-            {
-                task.ForbidCancel();
-            }
-            catch (OperationCanceledException)
-            {
-                // Asked for too late: the hand-over decides now.
-            }
+            return null; // A job that only tidies up is no hindrance to the next one.
         }
     }
 
@@ -258,15 +257,6 @@ public sealed partial class VmMigration(
         {
             throw new XapiException("INVALID_VALUE", "dest", e.Message);
         }
-    }
-
-    private static MigrationOptions ParseOptions(Dictionary<string, string> options)
-    {
-        if (!options.TryGetValue("bandwidth_limit", out string? text))
-            return new MigrationOptions();
-        return long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long limit)
-            ? new MigrationOptions { BandwidthBytesPerSecond = limit }
-            : throw new XapiException("INVALID_VALUE", "options:bandwidth_limit", text);
     }
 
     /// <summary>The field's code with the field's parameters; what they cannot say stands in the task's other_config.</summary>

@@ -49,13 +49,23 @@ public static class AlertMessages
     private static RpcValue Create(PoolDatabase database, IReadOnlyList<RpcValue> a, TimeProvider time) => database.Transaction(() =>
     {
         database.ByUuid(Tables[a[2].AsString()], a[3].AsString());
+        return (RpcValue)Add(database, time, a[0], a[1], a[2], a[3], a[4]);
+    });
+
+    /// <summary>The field's VM_CRASHED, of the priority "loss of a service": a guest ended that nobody shut down.</summary>
+    public static void AddCrash(PoolDatabase database, TimeProvider time, string vmUuid, string body) =>
+        database.Transaction(() => Add(database, time, "VM_CRASHED", "2", "VM", vmUuid, body));
+
+    private static string Add(
+        PoolDatabase database, TimeProvider time, RpcValue name, RpcValue priority, RpcValue objectClass, RpcValue objectUuid, RpcValue body)
+    {
         IReadOnlyList<string> all = database.All("message");
         foreach (string oldest in all.Take(all.Count - Limit + 1))
             database.Destroy("message", oldest);
-        return (RpcValue)database.Create(
-            "message", ("name", a[0]), ("priority", a[1]), ("cls", a[2]), ("obj_uuid", a[3]), ("body", a[4]),
+        return database.Create(
+            "message", ("name", name), ("priority", priority), ("cls", objectClass), ("obj_uuid", objectUuid), ("body", body),
             ("timestamp", DateTimeType.Of(time.GetUtcNow())));
-    });
+    }
 
     /// <summary>Those about one object, from a time on: times of one form compare as texts.</summary>
     private static RpcStruct Get(PoolDatabase database, string objectClass, string objectUuid, string since) =>

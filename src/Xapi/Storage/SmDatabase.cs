@@ -20,6 +20,8 @@ public sealed class SmDatabase(PoolDatabase database, SessionTable sessions, str
 
     public string HostRef => hostRef;
 
+    public string HostAddress => database.GetString("host", hostRef, "address");
+
     /// <summary>Our calls carry the task's reference as dbg where they have one.</summary>
     public string TaskRefOf(string dbg) => dbg.StartsWith("OpaqueRef:", StringComparison.Ordinal) ? dbg : Database.Ref.Null;
 
@@ -104,6 +106,13 @@ public sealed class SmDatabase(PoolDatabase database, SessionTable sessions, str
             database.SetInMap("VDI", reference, "other_config", ContentIdKey, Guid.NewGuid().ToString());
     });
 
+    public void RecordSnapshotOf(SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf) => Change(sr, vdi, reference =>
+    {
+        database.Set("VDI", reference, "is_a_snapshot", true);
+        database.Set("VDI", reference, "snapshot_time", snapshotTime);
+        database.Set("VDI", reference, "snapshot_of", VdiRows.Find(database, Ref(sr), snapshotOf.Value) ?? Database.Ref.Null);
+    });
+
     public void RecordRevert(SrId sr, VdiId vdi, VdiId snapshot) => Change(sr, vdi, reference =>
     {
         if (VdiRows.Find(database, Ref(sr), snapshot.Value) is { } source)
@@ -177,6 +186,8 @@ public sealed class SmDatabase(PoolDatabase database, SessionTable sessions, str
             SnapshotOf = database.Exists("VDI", snapshotOf) ? database.GetString("VDI", snapshotOf, "location") : "",
             ReadOnly = database.GetBool("VDI", vdi, "read_only"),
             Sharable = database.GetBool("VDI", vdi, "sharable"),
+            CbtEnabled = database.GetBool("VDI", vdi, "cbt_enabled"),
+            Tags = database.GetSet("VDI", vdi, "tags"),
             VirtualSizeBytes = database.GetLong("VDI", vdi, "virtual_size"),
             PhysicalUtilisationBytes = database.GetLong("VDI", vdi, "physical_utilisation"),
             SmConfig = database.GetMap("VDI", vdi, "sm_config"),

@@ -1,5 +1,6 @@
 // The storage access layer of this host, put together: drivers and plugins found, the layer over them, its JSON-RPC on a unix socket for
 // xenopsd and tools, an SM row for each type.
+using System.Collections.Concurrent;
 using System.Text;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -32,12 +33,13 @@ public sealed partial class StorageHost : IAsyncDisposable
     private readonly StorageState state;
     private readonly WebApplication socket;
     private readonly string socketPath;
-    private readonly IReadOnlyDictionary<string, IStorageBackend> backends;
+    private readonly ConcurrentDictionary<string, IStorageBackend> backends;
     private readonly StorageTasks tasks;
+    private PluginWatch? watch;
     private Task mending = Task.CompletedTask;
 
     private StorageHost(
-        StorageState state, IReadOnlyDictionary<string, IStorageBackend> backends, StorageLayer layer, StorageTasks tasks, TapControl tap,
+        StorageState state, ConcurrentDictionary<string, IStorageBackend> backends, StorageLayer layer, StorageTasks tasks, TapControl tap,
         HostPlugins plugins, WebApplication socket, string socketPath, TimeProvider time, ILogger log)
     {
         this.time = time;
@@ -83,22 +85,19 @@ public sealed partial class StorageHost : IAsyncDisposable
         StorageState state = StorageState.Open(Path.Combine(options.StateDirectory, "storage.db"));
         try
         {
-            Dictionary<string, IStorageBackend> backends = [];
+            ConcurrentDictionary<string, IStorageBackend> backends = [];
             SmDatabase port = new(database, sessions, hostRef, time);
             await AddDriversAsync(backends, options, port, environment, log, cancellationToken);
-            await AddPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
-            Dictionary<string, SmKind> kinds = [];
-            foreach ((string type, IStorageBackend backend) in backends)
-                kinds[type] = backend is SmapiV1Backend v1
-                    ? SmKind.Of(v1.Driver)
-                    : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
-            SmRows.Record(database, kinds);
+            await FindPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
+            await RecordKindsAsync(database, backends, cancellationToken);
             HostPlugins plugins = new(options.PluginsDirectory, options.ToolsDirectory, environment, HostPlugins.DefaultDeadline);
             StorageLayer layer = new(state, backends, new HostReality(options.HostName), time, StorageLayer.DefaultLockWait);
             StorageTasks tasks = new(layer.Updates, time);
             string path = Path.Combine(options.RuntimeDirectory, "storage");
             WebApplication socket = await ListenAsync(path, new StorageServer(layer, tasks, new NbdDiskCopier()).Dispatcher, cancellationToken);
-            return new StorageHost(state, backends, layer, tasks, tap, plugins, socket, path, time, log);
+            StorageHost host = new(state, backends, layer, tasks, tap, plugins, socket, path, time, log);
+            host.watch = Watch(options, database, state, backends, environment, time, log);
+            return host;
         }
         catch
         {
@@ -123,6 +122,8 @@ public sealed partial class StorageHost : IAsyncDisposable
     {
         await stopping.CancelAsync();
         await mending;
+        if (watch is not null)
+            await watch.DisposeAsync();
         stopping.Dispose();
         await socket.StopAsync();
         await socket.DisposeAsync();
@@ -138,6 +139,8 @@ public sealed partial class StorageHost : IAsyncDisposable
         {
             RestartReport report = await Layer.ReconcileAsync("restart", stopping.Token);
             foreach (string found in report.Mended.Concat(report.Unmended).Concat(await replug(stopping.Token)))
+                LogRestart(log, found);
+            foreach (string found in await Layer.UntrackedTapdisksAsync(Tap, stopping.Token))
                 LogRestart(log, found);
         }
         catch (OperationCanceledException)
@@ -155,8 +158,50 @@ public sealed partial class StorageHost : IAsyncDisposable
             LogRestart(log, killed);
     }
 
+    /// <summary>Plugins come and go without a restart. One that goes while its SRs are plugged is missed by their next call.</summary>
+    private static PluginWatch? Watch(
+        XapiOptions options, PoolDatabase database, StorageState state, ConcurrentDictionary<string, IStorageBackend> backends,
+        Dictionary<string, string> environment, TimeProvider time, ILogger log)
+    {
+        if (options.StorageScriptsDirectory is null)
+            return null;
+        try
+        {
+            return new PluginWatch(options.StorageScriptsDirectory, LookAsync, time);
+        }
+        catch (IOException e)
+        {
+            LogRejected(log, options.StorageScriptsDirectory, e.Message);
+            return null;
+        }
+
+        async Task LookAsync(CancellationToken cancellationToken)
+        {
+            try
+            {
+                await FindPluginsAsync(backends, options, state, environment, time, log, cancellationToken);
+                await RecordKindsAsync(database, backends, cancellationToken);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                LogRejected(log, options.StorageScriptsDirectory, e.Message); // What was known stays; the next change is another look.
+            }
+        }
+    }
+
+    private static async Task RecordKindsAsync(
+        PoolDatabase database, ConcurrentDictionary<string, IStorageBackend> backends, CancellationToken cancellationToken)
+    {
+        Dictionary<string, SmKind> kinds = [];
+        foreach ((string type, IStorageBackend backend) in backends)
+            kinds[type] = backend is SmapiV1Backend v1
+                ? SmKind.Of(v1.Driver)
+                : SmKind.Of(await backend.QueryAsync("start", cancellationToken));
+        SmRows.Record(database, kinds);
+    }
+
     private static async Task AddDriversAsync(
-        Dictionary<string, IStorageBackend> backends, XapiOptions options, SmDatabase port, Dictionary<string, string> environment, ILogger log,
+        ConcurrentDictionary<string, IStorageBackend> backends, XapiOptions options, SmDatabase port, Dictionary<string, string> environment, ILogger log,
         CancellationToken cancellationToken)
     {
         if (options.SmDirectory is null)
@@ -175,8 +220,9 @@ public sealed partial class StorageHost : IAsyncDisposable
             LogRejected(log, driver.Path, driver.Reason);
     }
 
-    private static async Task AddPluginsAsync(
-        Dictionary<string, IStorageBackend> backends, XapiOptions options, StorageState state, Dictionary<string, string> environment, TimeProvider time,
+    /// <summary>The plugins that are there now take the place of those that were.</summary>
+    private static async Task FindPluginsAsync(
+        ConcurrentDictionary<string, IStorageBackend> backends, XapiOptions options, StorageState state, Dictionary<string, string> environment, TimeProvider time,
         ILogger log, CancellationToken cancellationToken)
     {
         if (options.StorageScriptsDirectory is null)
@@ -185,6 +231,13 @@ public sealed partial class StorageHost : IAsyncDisposable
         StoragePlugins plugins = await StoragePlugins.DiscoverAsync(options.StorageScriptsDirectory, settings, cancellationToken);
         foreach (VolumePlugin plugin in plugins.Volumes)
             backends[plugin.Type] = new SmapiV3Backend(plugin, plugins, state, time);
+        HashSet<string> found = [.. plugins.Volumes.Select(static plugin => plugin.Type)];
+        foreach ((string gone, IStorageBackend backend) in backends.Where(b => b.Value is SmapiV3Backend && !found.Contains(b.Key)))
+        {
+            if (backends.TryRemove(KeyValuePair.Create(gone, backend)))
+                LogGone(log, gone);
+        }
+
         foreach (RejectedPlugin plugin in plugins.Rejected)
             LogRejected(log, plugin.Path, plugin.Reason);
     }
@@ -219,6 +272,9 @@ public sealed partial class StorageHost : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "after the restart: {What}")]
     private static partial void LogRestart(ILogger log, string what);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "the plugin of SR type {Type} is gone")]
+    private static partial void LogGone(ILogger log, string type);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Path} is not used: {Reason}")]
     private static partial void LogRejected(ILogger log, string path, string reason);

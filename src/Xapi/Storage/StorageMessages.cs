@@ -27,6 +27,7 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
         });
         messages.Add("SR.probe", async (context, a) => ProbeAnswer.Xml(await ProbeAsync(context, a)));
         messages.Add("SR.probe_ext", async (context, a) => ProbeAnswer.Records(await ProbeAsync(context, a), a[2].AsString()));
+        messages.Add("SR.introduce", (context, a) => IntroduceSr(a));
         messages.Add("SR.destroy", DestroySrAsync);
         messages.Add("SR.forget", (context, a) =>
         {
@@ -82,6 +83,25 @@ public sealed class StorageMessages(StorageHost storage, PoolDatabase database, 
             });
             throw;
         }
+    }
+
+    /// <summary>The row of an SR that is there already; its PBDs are made and plugged by the caller. An empty uuid: a new one.</summary>
+    private RpcValue IntroduceSr(IReadOnlyList<RpcValue> a)
+    {
+        string uuid = a[0].AsString(), type = a[3].AsString().ToLowerInvariant();
+        storage.BackendOf(type);
+        return database.Transaction(() =>
+        {
+            if (uuid.Length != 0 && database.FindByUuid("SR", uuid) is not null)
+                throw new XapiException("SR_UUID_EXISTS", uuid);
+            List<(string, RpcValue)> fields =
+            [
+                ("name_label", a[1]), ("name_description", a[2]), ("type", type), ("content_type", a[4]), ("shared", a[5]), ("sm_config", a[6]),
+            ];
+            if (uuid.Length != 0)
+                fields.Add(("uuid", uuid));
+            return (RpcValue)database.Create("SR", fields);
+        });
     }
 
     private async Task PlugAsync(string dbg, string pbd, CancellationToken cancellationToken)

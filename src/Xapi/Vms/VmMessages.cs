@@ -1,4 +1,5 @@
 // The life of a VM in its pool: start, pause, stop, destroy. Whoever makes a domain run asks the ownership record first.
+using Microsoft.Extensions.Logging;
 using Migration;
 using StorageAccess.Wire;
 using Xapi.Database;
@@ -8,7 +9,8 @@ using Xenops;
 
 namespace Xapi.Vms;
 
-public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, MigrationStore store, VmOperations operations, string hostRef)
+public sealed partial class VmMessages(
+    PoolDatabase database, XenopsHost xenops, MigrationStore store, VmOperations operations, string hostRef, TimeProvider time, ILogger log)
 {
     private XenopsClient Client => xenops.Client;
 
@@ -31,24 +33,29 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
         });
     }
 
-    /// <summary>After a start: a VM that xenopsd does not hold is not running, whatever the row says.</summary>
+    /// <summary>
+    /// After a start, ours or xenopsd's: a VM that xenopsd does not hold is not running, whatever the row says. Its guest is gone without
+    /// a shutdown, so its administrator is told. A VM on its way to another pool too: its migration finds no guest, and ends.
+    /// </summary>
     public async Task ReconcileAsync(CancellationToken cancellationToken)
     {
         HashSet<string> held = [.. (await Client.VmListAsync("start", cancellationToken)).Select(static v => v.Id)];
         foreach (string vm in database.All("VM").Where(vm => !database.GetBool("VM", vm, "is_control_domain")))
         {
-            if (database.GetString("VM", vm, "power_state") != "Halted" && !held.Contains(database.GetString("VM", vm, "uuid")))
-                VmRows.SetPowerState(database, vm, "Halted", hostRef);
+            string uuid = database.GetString("VM", vm, "uuid");
+            string was = database.GetString("VM", vm, "power_state");
+            if (was == "Halted" || held.Contains(uuid))
+                continue;
+            VmRows.SetPowerState(database, vm, "Halted", hostRef);
+            AlertMessages.AddCrash(database, time, uuid, $"The guest was {was} and is gone: it ended without a shutdown. The VM is halted; its disks are as the guest left them.");
+            LogCrashed(log, uuid, was);
         }
     }
 
-    private async Task<RpcValue> StartAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    /// <summary>Makes the domain run from its disks, if the VM is this pool's to run. Rows are the caller's.</summary>
+    /// <exception cref="XapiException">Nothing of it is left running.</exception>
+    public async Task BootAsync(string dbg, string vm, CancellationToken cancellationToken)
     {
-        string vm = a[0].AsString();
-        using IDisposable held = operations.Take(vm, context.Task.Ref, "start");
-        Require(vm, "Halted");
-        if (database.GetBool("VM", vm, "is_a_template"))
-            throw new XapiException("VM_IS_TEMPLATE", vm);
         string uuid = database.GetString("VM", vm, "uuid");
         Ownership ownership = store.OwnershipOf(uuid);
         if (ownership.Owner != Owner.Here)
@@ -57,18 +64,59 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
                 "OPERATION_NOT_ALLOWED", $"VM {uuid} is not this pool's to run: its owner is {ownership.Owner} since migration {ownership.Migration}");
         }
 
+        if (database.GetMap("VM", vm, "other_config").GetValueOrDefault(GivenUpKey) is { } migration)
+            throw new XapiException("OPERATION_NOT_ALLOWED", $"VM {uuid} is being given back to its source by migration {migration}");
         Vm record = VmRows.ForXenops(database, vm);
         try
         {
-            await Client.VmAddAsync(Dbg(context), record, context.CancellationToken);
-            await Client.VmStartAsync(Dbg(context), uuid, context.CancellationToken);
-            if (a[1].AsBool())
-                await Client.VmPauseAsync(Dbg(context), uuid, context.CancellationToken);
+            await Client.VmAddAsync(dbg, record, cancellationToken);
+            await Client.VmStartAsync(dbg, uuid, cancellationToken);
         }
         catch (XenopsException e)
         {
             await ForgetAsync(uuid);
             throw Translate(vm, e);
+        }
+    }
+
+    /// <summary>A halted VM starts here no more: its source takes it back. The mark comes before the journal's word, so that no start slips in between.</summary>
+    /// <exception cref="MigrationException">It runs, or something is being done with it.</exception>
+    public void GiveUp(string vm, string migration)
+    {
+        try
+        {
+            using IDisposable held = operations.Take(vm, migration, "migrate_send");
+            Require(vm, "Halted");
+            database.SetInMap("VM", vm, "other_config", GivenUpKey, migration);
+        }
+        catch (XapiException e)
+        {
+            throw new MigrationException(e.Code, e.Parameters, MigrationSide.Destination, $"the VM cannot be given back: {e.Message}", e);
+        }
+    }
+
+    /// <summary>In other_config: the migration by which the VM is given back.</summary>
+    private const string GivenUpKey = "relinquished_by";
+
+    private async Task<RpcValue> StartAsync(CallContext context, IReadOnlyList<RpcValue> a)
+    {
+        string vm = a[0].AsString();
+        using IDisposable held = operations.Take(vm, context.Task.Ref, "start");
+        Require(vm, "Halted");
+        if (database.GetBool("VM", vm, "is_a_template"))
+            throw new XapiException("VM_IS_TEMPLATE", vm);
+        await BootAsync(Dbg(context), vm, context.CancellationToken);
+        if (a[1].AsBool())
+        {
+            try
+            {
+                await Client.VmPauseAsync(Dbg(context), database.GetString("VM", vm, "uuid"), context.CancellationToken);
+            }
+            catch (XenopsException e)
+            {
+                await ForgetAsync(database.GetString("VM", vm, "uuid"));
+                throw Translate(vm, e);
+            }
         }
 
         VmRows.SetPowerState(database, vm, a[1].AsBool() ? "Paused" : "Running", hostRef);
@@ -149,4 +197,7 @@ public sealed class VmMessages(PoolDatabase database, XenopsHost xenops, Migrati
     };
 
     private static string Dbg(CallContext context) => context.Task.Ref;
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "the guest of VM {Uuid} was {Was} and is gone; the VM is halted")]
+    private static partial void LogCrashed(ILogger log, string uuid, string was);
 }

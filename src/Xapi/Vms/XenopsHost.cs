@@ -1,9 +1,8 @@
-// This host's xenopsd: found running or started. It outlives us while it holds a VM: that is why it is a process of its own.
+// This host's xenopsd: found running or started, watched, and started again when it dies. It outlives us while it holds a VM: that is why
+// it is a process of its own.
 using System.Diagnostics;
-using System.Globalization;
 using Microsoft.Extensions.Logging;
 using Platform;
-using StorageAccess.Wire;
 using Xenops;
 
 namespace Xapi.Vms;
@@ -16,14 +15,37 @@ public sealed partial class XenopsHost : IAsyncDisposable
 
     /// <summary>Long, because a pre-copy answers when it has converged.</summary>
     private static readonly TimeSpan CallDeadline = TimeSpan.FromHours(12);
+    private static readonly TimeSpan QueryDeadline = TimeSpan.FromSeconds(5);
 
-    private readonly string pidPath;
+    /// <summary>How often it is looked at: a death is noticed within this.</summary>
+    private static readonly TimeSpan WatchInterval = TimeSpan.FromMilliseconds(200);
+
+    /// <summary>Between tries to start one that will not start; doubles up to the limit.</summary>
+    private static readonly TimeSpan RetryAfter = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan RetryLimit = TimeSpan.FromSeconds(30);
+
+    private readonly CancellationTokenSource stopping = new();
+    private readonly XenopsClient queries;
+    private readonly string program;
+    private readonly string[] arguments;
+    private readonly string logPath;
     private readonly ILogger log;
+    private Task supervising = Task.CompletedTask;
+    private int processId;
 
-    private XenopsHost(XenopsClient client, string pidPath, ILogger log)
+    private XenopsHost(XapiOptions options, string certificatePath, ILogger log)
     {
-        Client = client;
-        this.pidPath = pidPath;
+        string socket = Path.Combine(options.RuntimeDirectory, "xenopsd");
+        string state = Directory.CreateDirectory(Path.Combine(options.StateDirectory, "xenopsd")).FullName;
+        Client = new XenopsClient(socket, CallDeadline);
+        queries = new XenopsClient(socket, QueryDeadline);
+        program = Path.Combine(options.ToolsDirectory, "xenopsd");
+        arguments =
+        [
+            "--socket", socket, "--state", state, "--storage-socket", Path.Combine(options.RuntimeDirectory, "storage"),
+            "--listen", options.Https.Address.ToString(), "--certificate", certificatePath,
+        ];
+        logPath = Path.Combine(state, "xenopsd.log");
         this.log = log;
     }
 
@@ -31,39 +53,24 @@ public sealed partial class XenopsHost : IAsyncDisposable
 
     public static async Task<XenopsHost> StartAsync(XapiOptions options, string certificatePath, ILogger log, CancellationToken cancellationToken)
     {
-        string socket = Path.Combine(options.RuntimeDirectory, "xenopsd");
-        string state = Path.Combine(options.StateDirectory, "xenopsd");
-        Directory.CreateDirectory(state);
-        string pidPath = Path.Combine(state, "pid");
-        XenopsHost host = new(new XenopsClient(socket, CallDeadline), pidPath, log);
-        if (await host.AnswersAsync(cancellationToken))
-            return host;
-        using Process process = ChildProcess.StartDaemon(
-            Path.Combine(options.ToolsDirectory, "xenopsd"),
-            [
-                "--socket", socket, "--state", state, "--storage-socket", Path.Combine(options.RuntimeDirectory, "storage"),
-                "--listen", options.Https.Address.ToString(), "--certificate", certificatePath,
-            ],
-            Path.Combine(state, "xenopsd.log"),
-            new Dictionary<string, string?>());
-        await File.WriteAllTextAsync(pidPath, process.Id.ToString(CultureInfo.InvariantCulture), cancellationToken);
-        long start = Stopwatch.GetTimestamp();
-        while (!await host.AnswersAsync(cancellationToken))
-        {
-            if (process.HasExited || Stopwatch.GetElapsedTime(start) > StartLimit)
-                throw new IOException($"xenopsd did not start; see {Path.Combine(state, "xenopsd.log")}");
-            await Task.Delay(20, cancellationToken);
-        }
-
+        XenopsHost host = new(options, certificatePath, log);
+        if (!await host.IsThereAsync(cancellationToken))
+            await host.StartProcessAsync(cancellationToken);
         return host;
     }
+
+    /// <summary>From now on a xenopsd that dies is started again, until we are disposed.</summary>
+    /// <param name="reconcile">Called after each new start: makes the rows agree with the guests that are left.</param>
+    public void Supervise(Func<CancellationToken, Task> reconcile) => supervising = SuperviseAsync(reconcile, stopping.Token);
 
     /// <summary>Stops xenopsd when it holds no VM; otherwise leaves it to the next daemon.</summary>
     public async ValueTask DisposeAsync()
     {
+        await stopping.CancelAsync();
+        await supervising;
         try
         {
-            IReadOnlyList<Vm> vms = await Client.VmListAsync("stop", CancellationToken.None);
+            IReadOnlyList<Vm> vms = await queries.VmListAsync("stop", CancellationToken.None);
             if (vms.Count == 0)
                 await StopAsync();
             else
@@ -74,39 +81,84 @@ public sealed partial class XenopsHost : IAsyncDisposable
             // It is gone already.
         }
 
+        queries.Dispose();
         Client.Dispose();
+        stopping.Dispose();
+    }
+
+    private async Task SuperviseAsync(Func<CancellationToken, Task> reconcile, CancellationToken cancellationToken)
+    {
+        try
+        {
+            while (true)
+            {
+                while (ProcessTable.IsAlive(processId))
+                    await Task.Delay(WatchInterval, cancellationToken);
+                LogDied(processId);
+                await StartAgainAsync(reconcile, cancellationToken);
+            }
+        }
+        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
+        {
+            // The daemon ends.
+        }
+    }
+
+    private async Task StartAgainAsync(Func<CancellationToken, Task> reconcile, CancellationToken cancellationToken)
+    {
+        for (TimeSpan wait = RetryAfter; ; wait = wait * 2 < RetryLimit ? wait * 2 : RetryLimit)
+        {
+            try
+            {
+                if (!await IsThereAsync(cancellationToken))
+                    await StartProcessAsync(cancellationToken);
+                await reconcile(cancellationToken);
+                LogBack(processId);
+                return;
+            }
+            catch (Exception e) when (e is IOException or XenopsException)
+            {
+                LogNotBack(e.Message, wait.TotalSeconds);
+                await Task.Delay(wait, cancellationToken);
+            }
+        }
+    }
+
+    /// <exception cref="IOException">It does not answer, or ended; its log says why.</exception>
+    private async Task StartProcessAsync(CancellationToken cancellationToken)
+    {
+        using Process process = ChildProcess.StartDaemon(program, arguments, logPath, new Dictionary<string, string?>());
+        long start = Stopwatch.GetTimestamp();
+        while (!await IsThereAsync(cancellationToken))
+        {
+            if (process.HasExited || Stopwatch.GetElapsedTime(start) > StartLimit)
+                throw new IOException($"xenopsd did not start; see {logPath}");
+            await Task.Delay(20, cancellationToken);
+        }
     }
 
     private async Task StopAsync()
     {
-        if (!File.Exists(pidPath) || !int.TryParse(await File.ReadAllTextAsync(pidPath), CultureInfo.InvariantCulture, out int pid))
+        if (!Posix.TryKill(processId, Sigterm))
             return;
-        try
+        long start = Stopwatch.GetTimestamp();
+        while (ProcessTable.IsAlive(processId))
         {
-            using Process process = Process.GetProcessById(pid);
-            if (!process.ProcessName.StartsWith("xenopsd", StringComparison.Ordinal))
-                return; // The number was given to somebody else.
-            Posix.TryKill(pid, Sigterm);
-            using CancellationTokenSource limit = new(StopLimit);
-            await process.WaitForExitAsync(limit.Token);
-        }
-        catch (ArgumentException)
-        {
-            // It ended by itself.
-        }
-        catch (OperationCanceledException)
-        {
-            LogSlow(StopLimit.TotalSeconds);
-        }
+            if (Stopwatch.GetElapsedTime(start) > StopLimit)
+            {
+                LogSlow(StopLimit.TotalSeconds);
+                return;
+            }
 
-        File.Delete(pidPath);
+            await Task.Delay(10);
+        }
     }
 
-    private async Task<bool> AnswersAsync(CancellationToken cancellationToken)
+    private async Task<bool> IsThereAsync(CancellationToken cancellationToken)
     {
         try
         {
-            await Client.VmListAsync("start", cancellationToken);
+            processId = (await queries.QueryAsync(cancellationToken)).ProcessId;
             return true;
         }
         catch (IOException)
@@ -120,4 +172,13 @@ public sealed partial class XenopsHost : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "xenopsd did not stop within {Seconds} s")]
     private partial void LogSlow(double seconds);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "xenopsd (process {ProcessId}) died and is started again")]
+    private partial void LogDied(int processId);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "xenopsd is back (process {ProcessId})")]
+    private partial void LogBack(int processId);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "xenopsd is not back, and tried again in {Seconds} s: {Why}")]
+    private partial void LogNotBack(string why, double seconds);
 }

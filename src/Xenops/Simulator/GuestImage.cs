@@ -85,6 +85,17 @@ internal sealed class GuestImage
         }
     }
 
+    public GuestStatistics Statistics => new(
+        this[State.WritesIssued],
+        this[State.WritesAcknowledged],
+        this[State.IoErrors],
+        this[State.LongestWriteMicroseconds] / 1000.0,
+        this[State.ReadsVerified],
+        this[State.LastPageNumber],
+        this[State.Boots],
+        this[State.Panics],
+        PanicReason);
+
     public long this[State word]
     {
         get => Memory.ReadWord(0, (int)word);
@@ -153,6 +164,9 @@ internal sealed class GuestImage
             image.WriteHeapPage(i, (ulong)image.Add(State.LastPageNumber));
         return image;
     }
+
+    /// <summary>A look at what a guest tells of itself; zeros before it booted.</summary>
+    public static GuestImage Look(GuestMemory memory) => new(memory);
 
     /// <summary>Reads what came over a stream; nothing in it is believed before it was checked.</summary>
     /// <exception cref="XenopsException">It is no guest, or not this VM's, or not one of these disks.</exception>

@@ -7,7 +7,7 @@ using Platform;
 
 namespace Xenops.Simulator;
 
-internal sealed class SimulatedGuest : IGuest
+internal sealed class SimulatedGuest : IAsyncDisposable
 {
     private const int Depth = 8;
     private const int ReadEvery = 8;
@@ -19,11 +19,11 @@ internal sealed class SimulatedGuest : IGuest
     private readonly OracleLog oracle;
     private readonly TimeProvider time;
     private readonly CancellationTokenSource powerOff = new();
-    private IReadOnlyList<GuestDisk> disks;
+    private IReadOnlyList<OpenDisk> disks;
     private CancellationTokenSource pause = new();
     private Task running = Task.CompletedTask;
 
-    public SimulatedGuest(GuestImage image, OracleLog oracle, IReadOnlyList<GuestDisk> disks, TimeProvider time)
+    public SimulatedGuest(GuestImage image, OracleLog oracle, IReadOnlyList<OpenDisk> disks, TimeProvider time)
     {
         this.image = image;
         this.oracle = oracle;
@@ -35,16 +35,7 @@ internal sealed class SimulatedGuest : IGuest
 
     public string? PanicReason => image.PanicReason;
 
-    public GuestStatistics Statistics => new(
-        image[State.WritesIssued],
-        image[State.WritesAcknowledged],
-        image[State.IoErrors],
-        image[State.LongestWriteMicroseconds] / 1000.0,
-        image[State.ReadsVerified],
-        image[State.LastPageNumber],
-        image[State.Boots],
-        image[State.Panics],
-        PanicReason);
+    public GuestStatistics Statistics => image.Statistics;
 
     public Task Run()
     {
@@ -85,14 +76,14 @@ internal sealed class SimulatedGuest : IGuest
                 Interlocked.Increment(ref restored);
             }
         });
-        foreach (GuestDisk disk in disks)
+        foreach (OpenDisk disk in disks)
             await disk.Device.FlushAsync(limit.Token);
         oracle.Restored(restored);
     }
 
     public ReadOnlyMemory<byte> SaveDeviceState() => SimulatorBackend.DeviceStateOf(disks);
 
-    public void ReplaceDisks(IReadOnlyList<GuestDisk> disks)
+    public void ReplaceDisks(IReadOnlyList<OpenDisk> disks)
     {
         Invariant.Holds(running.IsCompleted, "only a paused guest can be given other disks");
         this.disks = SimulatorBackend.WrittenOf(disks);
@@ -220,7 +211,7 @@ internal sealed class SimulatedGuest : IGuest
 
     private async Task WriteAsync(ulong sequence, int slot)
     {
-        GuestDisk disk = disks[image.DiskOf(slot)];
+        OpenDisk disk = disks[image.DiskOf(slot)];
         long offset = image.OffsetOf(slot);
         byte[] block = new byte[GuestBlock.SizeBytes];
         try
@@ -256,7 +247,7 @@ internal sealed class SimulatedGuest : IGuest
         ulong sequence = image.SequenceOf(slot);
         if (sequence == 0 || image.FlagsOf(slot).HasFlag(SlotFlags.Uncertain))
             return;
-        GuestDisk disk = disks[image.DiskOf(slot)];
+        OpenDisk disk = disks[image.DiskOf(slot)];
         long offset = image.OffsetOf(slot);
         byte[] found = new byte[GuestBlock.SizeBytes];
         try
@@ -281,7 +272,7 @@ internal sealed class SimulatedGuest : IGuest
     {
         try
         {
-            foreach (GuestDisk disk in disks)
+            foreach (OpenDisk disk in disks)
                 await disk.Device.FlushAsync(powerOff.Token);
             oracle.Flushed(sequence);
         }

@@ -6,21 +6,30 @@ using System.Text.Json;
 namespace Xenops.Simulator;
 
 /// <param name="oracleFolder">Where the oracle logs go.</param>
-public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : IDomainBackend
+/// <param name="makeMemory">Of so many bytes.</param>
+public sealed class SimulatorBackend(string oracleFolder, DiskOpener open, Func<long, GuestMemory> makeMemory, TimeProvider time) : IDomainBackend
 {
-    public IGuest Boot(Vm vm, IReadOnlyList<GuestDisk> disks)
+    internal DiskOpener Open => open;
+
+    public async Task<IGuest> CreateAsync(Vm vm, IReadOnlyList<GuestDisk> disks, CancellationToken cancellationToken) =>
+        await LocalGuest.CreateAsync(this, vm, makeMemory(vm.MemoryBytes), disks, time, cancellationToken);
+
+    /// <summary>None: a guest in this process ends with it.</summary>
+    public Task<IReadOnlyList<GuestFound>> FindAsync(CancellationToken cancellationToken) => Task.FromResult<IReadOnlyList<GuestFound>>([]);
+
+    internal SimulatedGuest Boot(Vm vm, GuestMemory memory, IReadOnlyList<OpenDisk> disks)
     {
         SimulatorSettings settings = SimulatorSettings.Of(vm);
-        IReadOnlyList<GuestDisk> written = WrittenOf(disks);
-        GuestImage image = GuestImage.Create(new GuestMemory(vm.MemoryBytes), Guid.Parse(vm.Id), settings, LengthsOf(written));
+        IReadOnlyList<OpenDisk> written = WrittenOf(disks);
+        GuestImage image = GuestImage.Create(memory, Guid.Parse(vm.Id), settings, LengthsOf(written));
         OracleLog oracle = OpenOracle(vm);
         oracle.Booted(settings.Seed);
         return new SimulatedGuest(image, oracle, written, time);
     }
 
-    public IGuest Restore(Vm vm, GuestMemory memory, ReadOnlyMemory<byte> deviceState, IReadOnlyList<GuestDisk> disks)
+    internal SimulatedGuest Restore(Vm vm, GuestMemory memory, ReadOnlyMemory<byte> deviceState, IReadOnlyList<OpenDisk> disks)
     {
-        IReadOnlyList<GuestDisk> written = WrittenOf(disks);
+        IReadOnlyList<OpenDisk> written = WrittenOf(disks);
         byte[] offered = DeviceStateOf(written);
         if (!deviceState.Span.SequenceEqual(offered))
         {
@@ -33,12 +42,12 @@ public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : I
         return new SimulatedGuest(image, OpenOracle(vm), written, time);
     }
 
-    internal static byte[] DeviceStateOf(IReadOnlyList<GuestDisk> disks) => JsonSerializer.SerializeToUtf8Bytes(
+    internal static byte[] DeviceStateOf(IReadOnlyList<OpenDisk> disks) => JsonSerializer.SerializeToUtf8Bytes(
         new DeviceState(disks.Select(static d => new DiskState(d.Vbd.Device, d.Device.LengthBytes)).ToArray()), Json.Options);
 
-    internal static IReadOnlyList<GuestDisk> WrittenOf(IReadOnlyList<GuestDisk> disks)
+    internal static IReadOnlyList<OpenDisk> WrittenOf(IReadOnlyList<OpenDisk> disks)
     {
-        foreach (GuestDisk disk in disks)
+        foreach (OpenDisk disk in disks)
         {
             if (GuestBlock.SizeBytes % disk.Device.BlockSizeBytes != 0)
                 throw XenopsException.Internal(
@@ -50,7 +59,7 @@ public sealed class SimulatorBackend(string oracleFolder, TimeProvider time) : I
         return disks.Where(static d => d.Vbd.Access == StorageAccess.VdiAccess.ReadWrite).ToArray();
     }
 
-    private static long[] LengthsOf(IReadOnlyList<GuestDisk> disks) => disks.Select(static d => d.Device.LengthBytes).ToArray();
+    private static long[] LengthsOf(IReadOnlyList<OpenDisk> disks) => disks.Select(static d => d.Device.LengthBytes).ToArray();
 
     private OracleLog OpenOracle(Vm vm) => new(Path.Combine(oracleFolder, $"{vm.Id}.log"));
 

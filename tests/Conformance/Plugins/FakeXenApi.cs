@@ -23,6 +23,8 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
 
     public string HostRef => "OpaqueRef:host";
 
+    public string HostAddress => "203.0.113.5";
+
     public Dictionary<string, long> SrNumbers { get; } = [];
 
     public ValueTask DisposeAsync() => server.DisposeAsync();
@@ -99,6 +101,10 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
     {
     }
 
+    public void RecordSnapshotOf(SrId id, VdiId vdi, string snapshotTime, VdiId snapshotOf)
+    {
+    }
+
     public void RecordDataDestroyed(SrId id, VdiId vdi)
     {
     }
@@ -147,6 +153,8 @@ internal sealed class FakeXenApi : ISmDatabase, IAsyncDisposable
                 return "OpaqueRef:" + made.Vdi;
             case "VDI.db_forget":
                 return records.Remove(p[0].AsString()) ? new RpcNil() : throw new InvalidOperationException("HANDLE_INVALID");
+            case "VDI.get_location":
+                return records[p[0].AsString()].Vdi.Value;
             case "VDI.set_virtual_size":
                 records[p[0].AsString()] = records[p[0].AsString()] with { VirtualSizeBytes = p[1].AsLong() };
                 return new RpcNil();

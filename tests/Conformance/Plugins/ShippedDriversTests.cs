@@ -11,7 +11,7 @@ using Xapi.Storage;
 
 namespace Conformance.PluginsTests;
 
-public sealed class ShippedDriversTests : IAsyncLifetime
+public sealed partial class ShippedDriversTests : IAsyncLifetime
 {
     private const long DiskBytes = 8 << 20;
     private const long QuotaBytes = 64 << 20;
@@ -257,7 +257,7 @@ public sealed class ShippedDriversTests : IAsyncLifetime
         [
             "Plugin.Query", "SR.create", "SR.attach", "SR.detach", "SR.destroy", "SR.stat", "SR.ls", "Volume.create", "Volume.snapshot",
             "Volume.clone",
-            "Volume.destroy", "Volume.stat", "Volume.set", "Volume.resize",
+            "Volume.destroy", "Volume.stat", "Volume.set", "Volume.unset", "Volume.resize", "Volume.compose",
         ];
         string[] datapath =
             ["Plugin.Query", "Datapath.attach", "Datapath.activate", "Datapath.activate_readonly", "Datapath.deactivate",

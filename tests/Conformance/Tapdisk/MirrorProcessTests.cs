@@ -48,6 +48,7 @@ public sealed class MirrorProcessTests
         Posix.TryKill(target, 9);
         MirrorStatus failed = await world.UntilAsync(source, MirrorPhase.Failed);
         Assert.NotEqual("", failed.Error);
+        Assert.True(failed.IsLost);
         int count = guest.Count;
         await UntilAsync(() => guest.Count > count + 100);
         Assert.True(guest.LongestWrite < TimeSpan.FromMilliseconds(500), $"the longest write took {guest.LongestWrite}");

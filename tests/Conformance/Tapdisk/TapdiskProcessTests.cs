@@ -65,7 +65,7 @@ public sealed class TapdiskProcessTests
         await Refused(2, () => world.Extensions.MirrorFinishAsync(tapdisk, 0, default));
         await world.Control.AttachAsync(tapdisk, 1, default);
         await Refused(2, () => world.Control.OpenAsync(tapdisk, 1, "vhd:/no/such.vhd", TapOpenFlags.None, null, default));
-        Assert.Equal(["export", "mirror", "digest"], await world.Extensions.CapabilitiesAsync(tapdisk, default));
+        Assert.Equal(["export", "mirror", "digest", "pause"], await world.Extensions.CapabilitiesAsync(tapdisk, default));
         Assert.Equal(2, (await world.Control.ListProcessAsync(tapdisk, default)).Count);
     }
 
@@ -106,5 +106,33 @@ public sealed class TapdiskProcessTests
     {
         string path = $"/proc/{processId}/cmdline";
         return File.Exists(path) && File.ReadAllText(path).Length > 0;
+    }
+
+    [Fact]
+    public async Task A_pause_ends_with_the_connection_that_asked_for_it_unless_somebody_else_has_paused_since()
+    {
+        await using TapdiskWorld world = new();
+        int tapdisk = await world.ServeAsync("vhd:" + world.CreateVhd("a.vhd", 1 << 20));
+        await using NbdClient guest = await world.ConnectAsync(tapdisk);
+        IDisposable hold = await world.Extensions.PauseAsync(tapdisk, 0, TimeSpan.FromSeconds(10), default);
+        Task write = guest.WriteAsync(0, new byte[512], WriteFlags.None, default).AsTask();
+        Assert.True(await IsPausedAsync());
+        Assert.False(write.IsCompleted);
+        hold.Dispose();
+        await write.WaitAsync(TimeSpan.FromSeconds(30));
+
+        hold = await world.Extensions.PauseAsync(tapdisk, 0, TimeSpan.FromSeconds(10), default);
+        await world.Control.ResumeAsync(tapdisk, 0, null, null, default);
+        await world.Control.PauseAsync(tapdisk, 0, default);
+        hold.Dispose();
+        using IDisposable later = await world.Extensions.PauseAsync(tapdisk, 0, TimeSpan.FromSeconds(10), default);
+        later.Dispose();
+        // The list comes after both ends: they are seen in the order of their connections, and neither was the pause's.
+        Assert.True(await IsPausedAsync());
+        await world.Control.ResumeAsync(tapdisk, 0, null, null, default);
+        await guest.WriteAsync(0, new byte[512], WriteFlags.None, default);
+
+        async Task<bool> IsPausedAsync() =>
+            Assert.Single(await world.Control.ListProcessAsync(tapdisk, default)).State.HasFlag(TapState.Paused);
     }
 }

@@ -112,7 +112,7 @@ internal static class TextTargets
         ];
         yield return new FuzzTarget("tap-extension", Words(verbs), async bytes =>
         {
-            JsonObject answer = await ExtensionVerbs.RunAsync(disks, bytes, CancellationToken.None);
+            JsonObject answer = await ExtensionVerbs.RunAsync(disks, bytes, new object(), CancellationToken.None);
             return $"answer {answer.Count}";
         })
         {

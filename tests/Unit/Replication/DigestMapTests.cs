@@ -66,6 +66,41 @@ public sealed class DigestMapTests
         Assert.Equal(await DigestMap.DigestOfAsync(disk.Memory, default), after.Root);
     }
 
+    [Fact]
+    public async Task The_digest_of_a_range_is_that_of_its_whole_blocks_and_of_the_leaves_of_the_others_and_follows_a_write()
+    {
+        using MemoryDisk disk = await MemoryDisk.CreateAsync(5);
+        await disk.Map.ComputeAsync(disk.Memory, default);
+        await disk.Device.WriteAsync(2 * DigestMap.BlockBytes, new byte[] { 7 }.Concat(new byte[511]).ToArray(), WriteFlags.None, default);
+        const int leaf = DigestMap.LeafBytes, block = DigestMap.BlockBytes;
+        foreach ((long from, long to) in ((long, long)[])
+            [(0, LengthBytes), (block - leaf, (2 * block) + leaf), (leaf, 2 * leaf), (0, block), (5 * block, LengthBytes), ((5 * block) + (3 * leaf), LengthBytes)])
+            Assert.Equal(Reference(disk, from, to), await disk.Map.RangeAsync(disk.Memory, from, to - from, default));
+        foreach ((long from, long length) in ((long, long)[])[(0, 0), (512, leaf), (0, leaf + 512), (-leaf, leaf), (LengthBytes - 512, 512), (0, LengthBytes + 512)])
+            await Assert.ThrowsAsync<ArgumentOutOfRangeException>(() => disk.Map.RangeAsync(disk.Memory, from, length, default));
+    }
+
+    private static string Reference(MemoryDisk disk, long from, long to)
+    {
+        List<byte> digests = [];
+        for (int block = 0; block < LengthBytes; block += DigestMap.BlockBytes)
+        {
+            int end = Math.Min(block + DigestMap.BlockBytes, LengthBytes);
+            List<byte> all = [], inside = [];
+            for (int leaf = block; leaf < end; leaf += DigestMap.LeafBytes)
+            {
+                byte[] digest = SHA256.HashData(disk.Memory.Bytes.AsSpan(leaf, Math.Min(DigestMap.LeafBytes, end - leaf)));
+                all.AddRange(digest);
+                if (leaf >= from && leaf < to)
+                    inside.AddRange(digest);
+            }
+
+            digests.AddRange(inside.Count == all.Count ? SHA256.HashData(all.ToArray()) : [.. inside]);
+        }
+
+        return Convert.ToHexStringLower(SHA256.HashData(digests.ToArray()));
+    }
+
     private sealed class MemoryDisk : IDisposable
     {
         private MemoryDisk()

@@ -73,4 +73,68 @@ public sealed class MirrorDeviceTests
         Assert.Equal(4096, mirror.Status.SentBytes);
         Assert.Equal(ChunkMap.ChunkBytes, mirror.Status.TotalBytes);
     });
+
+    [Fact]
+    public async Task What_is_written_after_a_finish_that_led_to_nothing_is_remembered_and_a_resume_sends_it_alone()
+    {
+        MemoryBlockDevice source = new(LengthBytes), target = new(LengthBytes);
+        byte[] data = new byte[LengthBytes];
+        new Random(4).NextBytes(data);
+        await source.WriteAsync(0, data, WriteFlags.None, default);
+        await using MirrorDevice mirror = new(source, target, Options, TimeProvider.System);
+        await SyncedAsync(mirror);
+        await mirror.FinishAsync();
+        await mirror.WriteAsync(ChunkMap.ChunkBytes, new byte[512], WriteFlags.None, default);
+        Assert.Equal(ChunkMap.ChunkBytes, mirror.Status.DirtyBytes);
+
+        await mirror.ResumeAsync(target, Options);
+        await SyncedAsync(mirror);
+        Assert.Equal(source.Bytes, target.Bytes);
+        Assert.InRange(mirror.Status.SentBytes, LengthBytes + 1L, LengthBytes + ChunkMap.ChunkBytes);
+        Assert.Equal((LengthBytes, LengthBytes), (mirror.Status.TotalBytes, mirror.Status.CopiedBytes)); // Of the whole, not of the resume.
+    }
+
+    [Theory]
+    [InlineData(Errno.ESHUTDOWN, true)]
+    [InlineData(Errno.ENOSPC, false)]
+    [InlineData(Errno.EIO, false)]
+    public async Task A_lost_link_is_told_from_an_error_of_the_targets_disk(Errno errno, bool isLost)
+    {
+        await using MirrorDevice mirror = new(new MemoryBlockDevice(LengthBytes), new FailingTarget(errno), Options, TimeProvider.System);
+        await mirror.WriteAsync(0, new byte[512], WriteFlags.None, default);
+        Assert.Equal((MirrorPhase.Failed, isLost), (mirror.Status.Phase, mirror.Status.IsLost));
+    }
+
+    private static async Task SyncedAsync(MirrorDevice mirror)
+    {
+        using CancellationTokenSource limit = new(TimeSpan.FromSeconds(20));
+        for (MirrorPhase phase = MirrorPhase.Copying; phase != MirrorPhase.Synced;)
+            phase = (await mirror.PhaseOtherThanAsync(phase, limit.Token)).Phase;
+    }
+
+    private sealed class FailingTarget(Errno errno) : IBlockDevice
+    {
+        public long LengthBytes => MirrorDeviceTests.LengthBytes;
+
+        public int BlockSizeBytes => 512;
+
+        public bool IsReadOnly => false;
+
+        public ValueTask ReadAsync(long offsetBytes, Memory<byte> destination, CancellationToken cancellationToken) => throw Fails();
+
+        public ValueTask WriteAsync(long offsetBytes, ReadOnlyMemory<byte> source, WriteFlags flags, CancellationToken cancellationToken) =>
+            throw Fails();
+
+        public ValueTask WriteZeroesAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) => throw Fails();
+
+        public ValueTask TrimAsync(long offsetBytes, long lengthBytes, WriteFlags flags, CancellationToken cancellationToken) => throw Fails();
+
+        public ValueTask FlushAsync(CancellationToken cancellationToken) => throw Fails();
+
+        public ValueTask<IReadOnlyList<BlockExtent>> ExtentsAsync(long offsetBytes, long lengthBytes, CancellationToken cancellationToken) => throw Fails();
+
+        public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+
+        private BlockIoException Fails() => new(errno, "ordered");
+    }
 }

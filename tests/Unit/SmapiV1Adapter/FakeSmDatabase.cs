@@ -8,6 +8,8 @@ internal sealed class FakeSmDatabase : ISmDatabase
 {
     public string HostRef { get; set; } = "OpaqueRef:host";
 
+    public string HostAddress => "203.0.113.5";
+
     public string TaskRef { get; set; } = "OpaqueRef:task";
 
     public SmSr SrRecord { get; set; } = new("OpaqueRef:sr", "OpaqueRef:session", true, new Dictionary<string, string>());
@@ -54,6 +56,9 @@ internal sealed class FakeSmDatabase : ISmDatabase
     public void ContentSettles(SrId sr, VdiId vdi) => Notes.Add($"settles {vdi}");
 
     public void RecordRevert(SrId sr, VdiId vdi, VdiId snapshot) => Notes.Add($"revert {vdi} to {snapshot}");
+
+    public void RecordSnapshotOf(SrId sr, VdiId vdi, string snapshotTime, VdiId snapshotOf) =>
+        Notes.Add($"{vdi} is a snapshot of {snapshotOf} since {snapshotTime}");
 
     public void RecordDataDestroyed(SrId sr, VdiId vdi) => Notes.Add($"data destroyed {vdi}");
 

@@ -148,11 +148,11 @@ public sealed class SmapiV3BackendTests : IDisposable
         Script("volume/org.xen.xapi.storage.fake/Volume.snapshot", Volume.Replace("\"key\":\"k\"", "\"key\":\"snap\""));
         Script("volume/org.xen.xapi.storage.fake/Volume.set", "null");
         SmapiV3Backend backend = await BackendAsync();
-        VdiInfo snapshot = await backend.VdiSnapshotAsync("t", Sr, new VdiInfo { Vdi = Vdi, ContentId = "c", Type = "system" }, None);
+        VdiInfo snapshot = await backend.VdiSnapshotAsync("t", Sr, new VdiInfo { Vdi = Vdi, ContentId = "c", Type = "system", Tags = ["red"] }, None);
         Assert.Equal(("snap", true, "k", "c"), (snapshot.Vdi.Value, snapshot.IsASnapshot, snapshot.SnapshotOf, snapshot.ContentId));
         Assert.All(Sent("Volume.set"), static r => Assert.Equal("snap", r["key"]!.ToString()));
         Assert.Equal(
-            ["content_id=c", "is_a_snapshot=true", "snapshot_of=k", "vdi-type=system"],
+            ["content_id=c", "is_a_snapshot=true", "snapshot_of=k", "tagsred=red", "vdi-type=system"],
             Sent("Volume.set").Select(static r => $"{r["k"]}={r["v"]}").Where(static k =>
                 !k.StartsWith("snapshot_time", StringComparison.Ordinal)).Order());
     }

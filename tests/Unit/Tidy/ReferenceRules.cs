@@ -23,6 +23,7 @@ public class ReferenceRules
             "Migration", "Replication", "SmapiV1Adapter", "SmapiV3Bridge", "Xenops", "StorageAccess", "Vhd", "Nbd", "Platform",
         ],
         ["Demo"] = ["Vhd", "Nbd", "StorageAccess", "Platform"], // StorageAccess: the XML-RPC and JSON-RPC codecs, no server code.
+        ["xe"] = ["Platform"], // It talks XenAPI over the wire: no server code.
         ["vhd-util"] = ["Vhd", "Nbd", "Platform"],
         ["sr-gc"] = ["VhdFolder", "Vhd", "StorageAccess", "Platform"], // The collector that the drivers start.
         ["tap-ctl"] = ["StorageAccess", "Platform"],

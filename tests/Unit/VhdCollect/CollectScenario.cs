@@ -63,6 +63,8 @@ internal sealed class CollectScenario
                 points++;
                 await DieAsync(operation, outcome == 0 ? Death.Process : Death.Power, isFinished: outcome < 2);
             }
+
+            await DieUnderGuestsAsync(operation);
         }
 
         return points;
@@ -93,6 +95,42 @@ internal sealed class CollectScenario
             return;
         await CollectAsync(disk, users);
         await VerifyEndAsync(disk, users, when + ", collected");
+    }
+
+    /// <summary>The pauses end with the process that asked for them: guests write before the folder is mended, and go on while it is.</summary>
+    private async Task DieUnderGuestsAsync(int operation)
+    {
+        string when = $"death at operation {operation} with guests that go on";
+        SimulatedDisk disk = prepared.Fork();
+        SimulatedUsers users = UsersOf(disk);
+        disk.OperationsLeft = operation;
+        await Assert.ThrowsAsync<SimulatedDeathException>(() => CollectAsync(disk, users));
+        disk.Restart(Death.Process, random);
+        ImageFolder folder = new(disk, FolderPath);
+        Dictionary<string, SortedDictionary<long, byte>> before = [];
+        Dictionary<TapReference, VhdChain> open = [];
+        foreach (TapReference tap in users.EndPauses())
+        {
+            before[tap.Key] = contents[tap.Key];
+            contents[tap.Key] = new SortedDictionary<long, byte>(contents[tap.Key]);
+            VhdChain chain = open[tap] = VhdChain.Open(disk, folder.PathOf(tap.Key), new VhdOpenOptions());
+            WriteOne(chain, tap.Key);
+            users.Closing[tap] = chain.Close;
+        }
+
+        (await CollectRecovery.LockAsync(folder, users, None)).Dispose();
+        foreach (TapReference tap in users.Closing.Keys)
+        {
+            WriteOne(open[tap], tap.Key);
+            open[tap].Close();
+        }
+
+        Verify(disk, when);
+        Assert.True(users.Paused.Count == 0, $"{name}, {when}: a tapdisk stays paused");
+        await CollectAsync(disk, users);
+        await VerifyEndAsync(disk, users, when + ", collected");
+        foreach ((string key, SortedDictionary<long, byte> content) in before)
+            contents[key] = content;
     }
 
     private static bool IsTorn(ImageFolder folder, string key)

@@ -124,7 +124,7 @@ public sealed class MigrationTests : IDisposable
 
         string answer = await endpoint.HandleAsync(
             bearer, PeerProtocol.Request(how == "unknown verb" ? "fly" : "prepare", migration, Prepare(plan)), None);
-        Assert.Equal("VM_MIGRATE_FAILED", (string?)JsonNode.Parse(answer)!["error"]!["code"]);
+        Assert.Equal(how == "another migration" ? MigrationException.Amnesia : "VM_MIGRATE_FAILED", (string?)JsonNode.Parse(answer)!["error"]!["code"]);
         if (how == "expired")
             Assert.Contains("expired", (string?)JsonNode.Parse(answer)!["error"]!["message"], StringComparison.Ordinal);
         Assert.Empty(world.AtDestination);
@@ -141,6 +141,21 @@ public sealed class MigrationTests : IDisposable
         Assert.Contains("used already", (string?)again["error"]!["message"], StringComparison.Ordinal);
         Assert.Empty(world.AtDestination);
     }
+
+    [Fact]
+    public async Task An_abort_that_comes_before_its_prepare_makes_the_late_prepare_make_nothing()
+    {
+        Assert.Null((await AskAsync("abort", JsonValue.Create("cancelled")))["error"]);
+        JsonNode late = await AskAsync("prepare", Prepare(world.Plan));
+        Assert.Contains("spent", (string?)late["error"]!["message"], StringComparison.Ordinal);
+        Assert.Empty(world.AtDestination);
+    }
+
+    [Theory]
+    [InlineData("grant")]
+    [InlineData("heartbeat")]
+    public async Task A_destination_that_holds_nothing_of_a_migration_says_so_and_its_word_is_no_refusal(string verb) =>
+        Assert.Equal(MigrationException.Amnesia, (string?)(await AskAsync(verb, null))["error"]!["code"]);
 
     [Theory]
     [InlineData(false)]
@@ -221,7 +236,7 @@ public sealed class MigrationTests : IDisposable
         Assert.Equal(world.Plan.Disks, state.Plan.Disks);
     }
 
-    private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), time, NullLogger.Instance);
+    private PeerEndpoint Endpoint() => new(store, world, new YesToAll(), static _ => null, time, NullLogger.Instance);
 
     private static JsonNode? Prepare(MigrationPlan plan, int attempt = 0) => PeerProtocol.Node(new PrepareRequest(plan, attempt));
 

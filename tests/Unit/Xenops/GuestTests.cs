@@ -13,13 +13,13 @@ public sealed class GuestTests : IAsyncDisposable
 
     private readonly TemporaryDirectory folder = new();
     private readonly MemoryBlockDevice disk = new(4 << 20);
-    private readonly List<IGuest> guests = [];
+    private readonly List<SimulatedGuest> guests = [];
 
     public GuestTests() => new Random(3).NextBytes(disk.Bytes);
 
     public async ValueTask DisposeAsync()
     {
-        foreach (IGuest guest in guests)
+        foreach (SimulatedGuest guest in guests)
             await guest.DisposeAsync();
         folder.Dispose();
     }
@@ -38,12 +38,12 @@ public sealed class GuestTests : IAsyncDisposable
     [Fact]
     public async Task A_guests_memory_is_the_whole_guest()
     {
-        IGuest before = Boot("a", NewVm());
+        SimulatedGuest before = Boot("a", NewVm());
         await WriteAsync(before, 300);
         Assert.True(await before.TryPauseAsync(Patience));
         GuestMemory copy = CopyOf(before.Memory);
-        IGuest after = Keep(
-            new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
+        SimulatedGuest after = Keep(
+            Backend("b").Restore(NewVm(), copy, before.SaveDeviceState(), DisksOf(disk)));
         Assert.Equal(before.Statistics, after.Statistics);
         await WriteAsync(after, before.Statistics.WritesAcknowledged + 300);
         await after.ShutDownAsync(CancellationToken.None);
@@ -61,14 +61,14 @@ public sealed class GuestTests : IAsyncDisposable
     [InlineData("slot outside", "lies outside")]
     public void A_memory_that_is_not_this_guest_is_refused(string what, string why)
     {
-        IGuest guest = Boot("a", NewVm());
+        SimulatedGuest guest = Boot("a", NewVm());
         GuestMemory memory = what == "empty" ? new GuestMemory(4 << 20) : guest.Memory;
         if (what == "slot outside")
             memory.WriteWord(1, 0, disk.LengthBytes);
         Vm vm = NewVm(id: what == "other VM" ? Guid.NewGuid().ToString() : Id);
-        IReadOnlyList<GuestDisk> disks = DisksOf(what == "other disks" ? new MemoryBlockDevice(1 << 20) : disk);
+        IReadOnlyList<OpenDisk> disks = DisksOf(what == "other disks" ? new MemoryBlockDevice(1 << 20) : disk);
         XenopsException e = Assert.Throws<XenopsException>(
-            () => new SimulatorBackend(folder.File("b"), TimeProvider.System).Restore(vm, memory, guest.SaveDeviceState(), disks));
+            () => Backend("b").Restore(vm, memory, guest.SaveDeviceState(), disks));
         Assert.Contains(why, e.Message);
     }
 
@@ -82,7 +82,7 @@ public sealed class GuestTests : IAsyncDisposable
         await using (IBlockDevice device =
             await Daemon.OpenDiskAsync($"nbd:unix:{folder.File("nbd")}:exportname=disk", CancellationToken.None))
         {
-            IGuest guest = Keep(new SimulatorBackend(folder.File("a"), TimeProvider.System).Boot(NewVm(), DisksOf(device)));
+            SimulatedGuest guest = Keep(Backend("a").Boot(NewVm(), new GuestMemory(NewVm().MemoryBytes), DisksOf(device)));
             await WriteAsync(guest, 200);
             Assert.NotEqual(original, disk.Bytes);
             await guest.ShutDownAsync(CancellationToken.None);
@@ -96,7 +96,7 @@ public sealed class GuestTests : IAsyncDisposable
     [Fact]
     public async Task A_lost_write_is_a_panic()
     {
-        IGuest guest = Boot("a", NewVm());
+        SimulatedGuest guest = Boot("a", NewVm());
         await WriteAsync(guest, 300);
         Assert.True(await guest.TryPauseAsync(Patience));
         disk.Bytes.AsSpan().Clear();
@@ -109,7 +109,7 @@ public sealed class GuestTests : IAsyncDisposable
     [Fact]
     public async Task A_changed_memory_page_is_a_panic()
     {
-        IGuest guest = Boot("a", NewVm());
+        SimulatedGuest guest = Boot("a", NewVm());
         for (int page = guest.Memory.PageCount - 400; page < guest.Memory.PageCount; page++)
             guest.Memory.Write(page, "x"u8, 4000);
         _ = guest.Run();
@@ -120,7 +120,7 @@ public sealed class GuestTests : IAsyncDisposable
     [Fact]
     public async Task A_changed_original_is_not_written_back()
     {
-        IGuest guest = Boot("a", NewVm());
+        SimulatedGuest guest = Boot("a", NewVm());
         await WriteAsync(guest, 200);
         Assert.True(await guest.TryPauseAsync(Patience));
         for (int page = 2; page < 2 + 128; page++) // After page 0 and one page of slots.
@@ -166,14 +166,14 @@ public sealed class GuestTests : IAsyncDisposable
 
     private async Task<string[]> IssuedLinesAsync(string name, Vm vm)
     {
-        IGuest guest = Boot(name, vm);
+        SimulatedGuest guest = Boot(name, vm);
         await WriteAsync(guest, 250);
         Assert.True(await guest.TryPauseAsync(Patience));
         Oracle oracle = new(File.ReadAllLines(folder.File($"{name}/{Id}.log")));
         return oracle.IssuedLines.OrderBy(static l => long.Parse(l.Split(' ')[1])).Take(250).ToArray();
     }
 
-    private static async Task WriteAsync(IGuest guest, long writes)
+    private static async Task WriteAsync(SimulatedGuest guest, long writes)
     {
         await guest.Run();
         await UntilAsync(() => guest.Statistics.WritesAcknowledged >= writes || guest.PanicReason is not null, $"{writes} writes");
@@ -188,11 +188,14 @@ public sealed class GuestTests : IAsyncDisposable
         return copy;
     }
 
-    private static GuestDisk[] DisksOf(IBlockDevice device) => [new GuestDisk(NewVm().Vbds[0], device)];
+    private static OpenDisk[] DisksOf(IBlockDevice device) => [new OpenDisk(NewVm().Vbds[0], device)];
 
-    private IGuest Boot(string name, Vm vm) => Keep(new SimulatorBackend(folder.File(name), TimeProvider.System).Boot(vm, DisksOf(disk)));
+    private SimulatedGuest Boot(string name, Vm vm) => Keep(Backend(name).Boot(vm, new GuestMemory(vm.MemoryBytes), DisksOf(disk)));
 
-    private IGuest Keep(IGuest guest)
+    private SimulatorBackend Backend(string name) =>
+        new(folder.File(name), Daemon.OpenDiskAsync, static bytes => new GuestMemory(bytes), TimeProvider.System);
+
+    private SimulatedGuest Keep(SimulatedGuest guest)
     {
         guests.Add(guest);
         return guest;

@@ -142,10 +142,10 @@ public sealed class LifecycleTests : IAsyncDisposable
         DatapathId left = new($"vbd/{Id}/xvda");
         host.Storage.Note(left);
         host.Datapaths.FailOn = "destroy";
-        Assert.Single(await host.Storage.DestroyLeftoversAsync(None));
+        Assert.Single(await host.Storage.DestroyLeftoversAsync(new HashSet<DatapathId>(), None));
         Assert.Single(host.Notes);
         host.Datapaths.FailOn = null;
-        Assert.Empty(await host.Storage.DestroyLeftoversAsync(None));
+        Assert.Empty(await host.Storage.DestroyLeftoversAsync(new HashSet<DatapathId>(), None));
         Assert.Empty(host.Notes);
         Assert.Equal([$"destroy {left}", $"destroy {left}"], host.Datapaths.Calls);
 

@@ -156,8 +156,8 @@ internal sealed class Host : IAsyncDisposable
     public Host(SharedDisks disks)
     {
         Datapaths = new FakeDatapaths(disks);
-        Storage = new DiskSource(Datapaths, disks.OpenAsync, state.File("datapaths"));
-        SimulatorBackend simulator = new(state.File("oracle"), TimeProvider.System);
+        Storage = new DiskSource(Datapaths, state.File("datapaths"));
+        SimulatorBackend simulator = new(state.File("oracle"), disks.OpenAsync, static bytes => new GuestMemory(bytes), TimeProvider.System);
         Domains = new Domains(
             new Dictionary<string, IDomainBackend> { ["simulator"] = simulator }, Storage, TimeProvider.System, static _ => { });
         Source = new MigrationSource(Domains);

@@ -1,0 +1,122 @@
+// kill -9 of the domains' daemon under a served pool.
+using System.Text.Json.Nodes;
+using Demo;
+using Platform;
+using StorageAccess.Wire;
+
+namespace EndToEnd;
+
+public class XenopsKillTests
+{
+    private const int Sigkill = 9;
+    private static readonly CancellationToken None = CancellationToken.None;
+
+    [Fact]
+    public async Task A_killed_xenopsd_is_started_again_and_adopts_its_guest_and_a_VM_whose_guest_died_too_is_halted_told_and_can_be_started()
+    {
+        ServedPools pools = new();
+        await pools.InitializeAsync();
+        try
+        {
+            ServedPool pool = pools.A;
+            string vm = await pool.Api.ByNameAsync("VM", Journey.VmName, None);
+            string uuid = await pool.Api.RefAsync("VM.get_uuid", None, vm);
+            SortedSet<string> running = await SeeAsync(pool);
+            Kill(pool, static isGuest => !isGuest);
+            await UntilAsync(async () => await WritesAsync(pool, uuid) > 0, "xenopsd is back");
+            long writes = await WritesAsync(pool, uuid);
+            await UntilAsync(async () => await WritesAsync(pool, uuid) > writes, "the guest writes on");
+            Assert.Equal("Running", await StateOfAsync(pool, vm));
+            Assert.Equal(running, await SeeAsync(pool));
+            Assert.Empty((await pool.Api.CallAsync("message.get_all_records", None)).AsStruct().Members);
+
+            Kill(pool, static _ => true);
+            await UntilAsync(async () => await StateOfAsync(pool, vm) == "Halted", "the VM is halted");
+            await UntilAsync(async () => !(await SeeAsync(pool)).Any(static s => s.Contains(" datapath vbd/") || s.EndsWith(" tapdisk")), "its datapath is gone");
+            RpcStruct message = Assert.Single((await pool.Api.CallAsync("message.get_all_records", None)).AsStruct().Members).Value.AsStruct();
+            Assert.Equal("VM_CRASHED", message.Get("name").AsString());
+            Assert.Equal(uuid, message.Get("obj_uuid").AsString());
+
+            await pool.Api.CallAsync("VM.start", None, vm, false, false);
+            Assert.Equal("Running", await StateOfAsync(pool, vm));
+            Assert.Equal(running, await SeeAsync(pool));
+        }
+        finally
+        {
+            await pools.DisposeAsync();
+        }
+    }
+
+    [Fact]
+    public async Task A_migration_whose_sources_xenopsd_is_killed_in_the_copy_goes_on_with_the_adopted_guest()
+    {
+        ServedPools pools = new();
+        await pools.InitializeAsync();
+        try
+        {
+            string vm = await pools.A.Api.ByNameAsync("VM", Journey.VmName, None);
+            RpcValue token = await pools.B.Api.CallAsync(
+                "VM.migrate_receive", None, await pools.B.Api.ByNameAsync("host", Journey.HostName, None),
+                await pools.B.Api.ByNameAsync("SR", Journey.StorageName, None), RpcValue.Struct());
+            string task = await pools.A.Api.RefAsync(
+                "Async.VM.migrate", None, vm, token, true, RpcValue.Struct(("bandwidth_limit", (64 << 20).ToString())));
+            await UntilAsync(
+                async () => (await pools.A.Api.CallAsync("task.get_other_config", None, task)).AsMap().ContainsKey("detail"), "bytes are on their way");
+            Kill(pools.A, static isGuest => !isGuest);
+            await UntilAsync(async () => await pools.A.Api.RefAsync("task.get_status", None, task) != "pending", "the migration ends", async () => string.Join('\n', (await pools.A.Api.CallAsync("task.get_other_config", None, task)).AsMap().Select(static p => p.ToString())) + await File.ReadAllTextAsync(Path.Combine(pools.A.Folder, "xapi.log")) + await File.ReadAllTextAsync(Path.Combine(pools.A.Folder, "state/xenopsd/xenopsd.log")));
+            string error = string.Join(", ", (await pools.A.Api.CallAsync("task.get_error_info", None, task)).AsArray().Select(static e => e.AsString()));
+            Assert.Equal(("success", ""), (await pools.A.Api.RefAsync("task.get_status", None, task), error));
+            string there = await pools.B.Api.ByNameAsync("VM", Journey.VmName, None);
+            Assert.Equal("Running", await StateOfAsync(pools.B, there));
+            Assert.Empty((await pools.A.Api.CallAsync("VM.get_by_name_label", None, Journey.VmName)).AsArray());
+        }
+        finally
+        {
+            await pools.DisposeAsync();
+        }
+    }
+
+    private static void Kill(ServedPool pool, Func<bool, bool> isMeant)
+    {
+        foreach ((int pid, string command) in Leftovers.Processes(pool.Folder).ToArray())
+        {
+            bool isGuest = command.StartsWith("guest ", StringComparison.Ordinal);
+            if ((isGuest || command == "xenopsd") && isMeant(isGuest))
+                Assert.True(Posix.TryKill(pid, Sigkill));
+        }
+    }
+
+    /// <returns>-1 while xenopsd does not answer.</returns>
+    private static async Task<long> WritesAsync(ServedPool pool, string uuid)
+    {
+        using JsonRpcClient xenops = new(Path.Combine(pool.Folder, "run", "xenopsd"), TimeSpan.FromSeconds(10));
+        try
+        {
+            return (long)(await xenops.CallAsync("VM.stat", new JsonObject { ["dbg"] = "test", ["id"] = uuid }, None))!["guest"]!["writes_acknowledged"]!;
+        }
+        catch (IOException)
+        {
+            return -1;
+        }
+    }
+
+    private static Task<string> StateOfAsync(ServedPool pool, string vm) => pool.Api.RefAsync("VM.get_power_state", None, vm);
+
+    /// <summary>Without what a new process or a new socket's name is called.</summary>
+    private static async Task<SortedSet<string>> SeeAsync(ServedPool pool)
+    {
+        SortedSet<string> seen = [];
+        foreach (string thing in await Leftovers.SeeAsync(pool.Name, pool.Folder, pool.Api, None))
+            seen.Add(thing.Contains(" process ") || thing.Contains(" socket ") ? string.Concat(thing.Where(static c => !char.IsAsciiDigit(c))) : thing);
+        return seen;
+    }
+
+    private static async Task UntilAsync(Func<Task<bool>> condition, string what, Func<Task<string>>? more = null)
+    {
+        for (int tries = 0; !await condition(); tries++)
+        {
+            Assert.True(tries < 1200, $"not within 60 s: {what}\n{(tries < 1200 || more is null ? "" : await more())}");
+            await Task.Delay(50);
+        }
+    }
+}
