@@ -114,8 +114,12 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
         if (!isWhole && world.Breaks != Breakage.DirtyIsSynced)
             return false;
         source.Flush();
-        if (world.Breaks != Breakage.FinishedWithoutAFlush)
-            world.B.FlushThrough(Export);
+        if (world.Breaks != Breakage.FinishedWithoutAFlush && world.B.FlushThrough(Export) is { } error)
+        {
+            Break(error, isLost: true);
+            return false;
+        }
+
         Array.Clear(unflushed);
         State = MirrorState.Finished;
         return true;
