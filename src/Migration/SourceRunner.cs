@@ -120,8 +120,12 @@ public sealed partial class SourceRunner : IDisposable
     {
         using CancellationTokenRegistration asked = cancel.Register(() => Cancel());
         int tries = 0;
+        SourceEffect? before = null;
         while (SourceSaga.Next(State) is { } effect)
         {
+            if (effect != before)
+                tries = 0; // Tries are of one effect: an undo is not given up because what came before it failed often.
+            before = effect;
             shutdown.ThrowIfCancellationRequested();
             if (TryAbort())
                 continue;

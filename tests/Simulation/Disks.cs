@@ -59,7 +59,6 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     private readonly List<Action<bool>> pending = [];
     private readonly int[] answered = new int[BlockDisk.Blocks];
     private readonly bool[] unflushed = new bool[BlockDisk.Blocks];
-    private string export = "";
     private int connection;
     private int answers;
     private int copies;
@@ -68,6 +67,8 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     public bool[] Dirty { get; } = [.. source.Now.Select(static v => v != 0)];
 
     public bool[] Busy { get; } = new bool[BlockDisk.Blocks];
+
+    public string Export { get; private set; } = "";
 
     public MirrorState State { get; private set; }
 
@@ -86,7 +87,7 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     public void Connect(string name)
     {
         Break("a new connection", isLost: true);
-        export = name;
+        Export = name;
         Failure = null;
         State = MirrorState.Copying;
         Pump();
@@ -113,8 +114,12 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
         if (!isWhole && world.Breaks != Breakage.DirtyIsSynced)
             return false;
         source.Flush();
-        if (world.Breaks != Breakage.FinishedWithoutAFlush)
-            world.B.FlushThrough(export);
+        if (world.Breaks != Breakage.FinishedWithoutAFlush && world.B.FlushThrough(Export) is { } error)
+        {
+            Break(error, isLost: true);
+            return false;
+        }
+
         Array.Clear(unflushed);
         State = MirrorState.Finished;
         return true;
@@ -191,7 +196,7 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
         }
 
         pending.Add(End);
-        string name = export; // What is late goes where it was sent to.
+        string name = Export; // What is late goes where it was sent to.
         Exchange(mine, () => world.B.WriteThrough(name, disk, block, version), () =>
         {
             if (mine != connection)
@@ -205,7 +210,7 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     {
         int mine = connection, upTo = answers;
         isFlushing = true;
-        string name = export;
+        string name = Export;
         Exchange(mine, () => world.B.FlushThrough(name), () =>
         {
             if (mine != connection)

@@ -85,10 +85,10 @@ internal sealed class Misfortune(World world)
             case < 24:
                 world.CrashDaemonB();
                 break;
-            case < 28:
+            case < 29:
                 world.CrashHostB();
                 break;
-            case < 29:
+            case < 30 when Rng.OneIn(2):
                 world.CrashHostA();
                 break;
             case < 31:

@@ -143,6 +143,8 @@ internal sealed class SourceMachine(World world)
 /// <summary>What one incarnation of the source's daemon asks of its host.</summary>
 internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStorage, ISourceDomain
 {
+    private static readonly TimeSpan ConnectLimit = TimeSpan.FromMilliseconds(1200);
+
     private SourceMachine Machine => world.A;
 
     public Task StartMirrorAsync(
@@ -153,8 +155,8 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
             Mirror? mirror = Machine.Mirrors[d];
             if (wasMirrored && mirror is null)
                 throw new MigrationException("MIRROR_FAILED", [disk.SourceDisk], MigrationSide.Source, "what differs is not known any more");
-            if (!wasMirrored && mirror is not null && mirror.State != MirrorState.Failed)
-                return true;
+            if (mirror is { State: not MirrorState.Finished } && mirror.Export == target.Name)
+                return true; // Asked again; that it failed since, its status tells. A mirror goes on behind a new export only.
             if (Machine.Disks[d].IsDestroyed || Machine.Domain == DomainState.None)
                 throw SourceMachine.Gone();
             if (!world.IsUp(world.Network.Peers) || !world.B.IsOpen(target.Name))
@@ -162,7 +164,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
             mirror = Machine.Mirrors[d] ??= new Mirror(world, d, Machine.Disks[d]);
             mirror.Connect(target.Name);
             return true;
-        }, cancellationToken, world.Plan.Options.StallLimit);
+        }, cancellationToken, ConnectLimit, world.IndexOf(disk));
 
     public Task SetRateAsync(DiskPlan disk, long bytesPerSecond, CancellationToken cancellationToken) => Do("rate", () =>
     {
@@ -192,7 +194,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
         return mirror is not null && mirror.Finish()
             ? true
             : throw new MigrationException("MIRROR_FAILED", [disk.SourceDisk], MigrationSide.Source, "the two may differ", isTransient: mirror is { IsLost: true });
-    }, cancellationToken);
+    }, cancellationToken, disk: world.IndexOf(disk));
 
     public Task StopMirrorAsync(DiskPlan disk, CancellationToken cancellationToken) => Do("stop mirror", () =>
     {
@@ -200,7 +202,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
         Machine.Mirrors[d]?.Break("stopped", isLost: true);
         Machine.Mirrors[d] = null;
         return true;
-    }, cancellationToken);
+    }, cancellationToken, disk: world.IndexOf(disk));
 
     public Task<DiskDigest> DigestAsync(DiskPlan disk, CancellationToken cancellationToken) =>
         Do("digest", () => Machine.Disks[world.IndexOf(disk)].Digest(disk), cancellationToken);
@@ -271,6 +273,6 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
 
     private ProcessTime Time => new(world.Scheduler, daemon, () => world.SkewA);
 
-    private Task<T> Do<T>(string what, Func<T> work, CancellationToken cancellationToken, TimeSpan? longest = null) =>
-        world.Local(daemon, what, work, longest ?? TimeSpan.FromMilliseconds(15), cancellationToken);
+    private Task<T> Do<T>(string what, Func<T> work, CancellationToken cancellationToken, TimeSpan? longest = null, int disk = -1) =>
+        world.Local(daemon, what, work, longest ?? TimeSpan.FromMilliseconds(15), cancellationToken, disk);
 }

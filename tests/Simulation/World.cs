@@ -15,6 +15,7 @@ internal sealed class World
     private TimeSpan lastStartA = TimeSpan.MinValue, lastStartB = TimeSpan.MinValue;
     private TimeSpan journalAFullUntil, journalBFullUntil;
     private TimeSpan lastMessageAt;
+    private readonly TimeSpan[] tapdiskFreeAt = new TimeSpan[2];
     private int versions;
     private int hostAGeneration, hostBGeneration;
 
@@ -158,8 +159,11 @@ internal sealed class World
 
     public void MessageUntil(TimeSpan at) => lastMessageAt = at > lastMessageAt ? at : lastMessageAt;
 
-    /// <summary>A daemon asks its own host for something. The host does it although the daemon dies meanwhile; a call that was given up before it began is not done.</summary>
-    public Task<T> Local<T>(Incarnation daemon, string what, Func<T> work, TimeSpan longest, CancellationToken cancellationToken)
+    /// <summary>
+    /// A daemon asks its own host for something. The host does it although the daemon dies meanwhile; a call that was given up before it began is not done.
+    /// </summary>
+    /// <param name="disk">A verb of this disk's tapdisk: these run one after another, also when who asked is gone; -1: no such verb.</param>
+    public Task<T> Local<T>(Incarnation daemon, string what, Func<T> work, TimeSpan longest, CancellationToken cancellationToken, int disk = -1)
     {
         TaskCompletionSource<T> answer = new();
         if (daemon.IsDead)
@@ -173,9 +177,17 @@ internal sealed class World
         failedInARow[what] = fails ? failedInARow.GetValueOrDefault(what) + 1 : 0;
         if (fails)
             Faults.CallErrors++;
-        Scheduler.After(TimeSpan.FromTicks(Rng.Below((int)longest.Ticks) + 100), () =>
+        TimeSpan delay = TimeSpan.FromTicks(Rng.Below((int)longest.Ticks) + 100);
+        if (disk >= 0)
         {
-            if (answer.Task.IsCompleted || generation != (isSource ? hostAGeneration : hostBGeneration))
+            TimeSpan free = tapdiskFreeAt[disk] > Scheduler.Now ? tapdiskFreeAt[disk] : Scheduler.Now;
+            tapdiskFreeAt[disk] = free + delay;
+            delay = tapdiskFreeAt[disk] - Scheduler.Now;
+        }
+
+        Scheduler.After(delay, () =>
+        {
+            if ((disk < 0 && answer.Task.IsCompleted) || generation != (isSource ? hostAGeneration : hostBGeneration))
                 return;
             if (fails && !failsAfter)
             {
