@@ -66,6 +66,9 @@ public sealed partial class SourceRunner
                 return new SourceRecord.Holding(until);
             case SourceEffect.AwaitHoldEnd e:
                 return await AwaitAsync(e.Until, cancellationToken) ? new SourceRecord.Released(SourceSaga.HoldName) : null;
+            case SourceEffect.AskBack:
+                await peer.RelinquishAsync(plan, plan.Epoch + 2, cancellationToken);
+                return SourceSaga.Recall(State);
             case SourceEffect.ReleaseDisk e:
                 await storage.DestroyAsync(Disk(e.Device), cancellationToken);
                 return new SourceRecord.Released(e.Device);
@@ -250,7 +253,7 @@ public sealed partial class SourceRunner
         // would spin to its end.
         while (until - time.GetUtcNow() is { } left && left > TimeSpan.Zero)
             await Task.Delay(left < TimeSpan.FromHours(1) ? left + TimeSpan.FromMilliseconds(1) : TimeSpan.FromHours(1), time, cancellationToken);
-        return !State.Has<SourceRecord.Recalled>();
+        return State.OpenRecall is null;
     }
 
     private DiskPlan Disk(string device) => State.Plan.Disks.Single(d => d.Device == device);
