@@ -8,6 +8,9 @@ namespace Platform;
 /// </summary>
 public sealed class SqliteFile : IDisposable
 {
+    /// <summary>SQLITE_IOERR and SQLITE_FULL.</summary>
+    private const int ErrorIo = 10, ErrorFull = 13;
+
     private readonly SqliteConnection connection;
     private readonly Lock gate = new();
 
