@@ -177,6 +177,8 @@ public sealed class DestinationRunner : IDisposable
             }
 
             await resources.CheckStoppedAsync(State, cancellationToken);
+            if (!State.Has<DestinationRecord.Confirmed>())
+                await resources.ReleaseAsync(State, cancellationToken); // Nobody will confirm any more.
             Record(new DestinationRecord.Relinquished(epoch));
         }
         finally

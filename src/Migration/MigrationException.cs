@@ -42,4 +42,4 @@ public sealed record MigrationFailure(
 
 /// <summary>A record could not be made durable (the disk is full): nothing may go on until it is.</summary>
 public sealed class JournalException(Exception innerException)
-    : Exception($"the journal cannot be written: {innerException.Message}", innerException);
+    : IOException($"the journal cannot be written: {innerException.Message}", innerException);
