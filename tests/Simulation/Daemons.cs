@@ -179,6 +179,15 @@ internal sealed class DestinationDaemon(World world)
             world.Scheduler.Post(Now, _ => Recover(Now!), null);
     }
 
+    /// <summary>Its journals are gone: from now on it says that it knows nothing, never that it refused.</summary>
+    public void Forget()
+    {
+        Records.Clear();
+        Ownership = null;
+        runner = null;
+        world.HasAmnesia = true;
+    }
+
     /// <summary>As PeerEndpoint: a decision that is durable is answered for ever, also one that an earlier daemon wrote.</summary>
     public DestinationRunner? Find() => runner ??= State is { } state ? Make(state) : null;
 

@@ -47,6 +47,8 @@ internal sealed class DestinationMachine(World world)
         string device = world.Plan.Disks[disk].Device;
         if (world.Breaks == Breakage.OldExportsLive ? !Disks.ContainsKey(device) : !IsOpen(export))
             return "lost: the export is closed";
+        if (world.TargetError is { } ordered)
+            return ordered;
         if (world.Chance(400))
         {
             world.Faults.DiskErrors++;

@@ -77,6 +77,12 @@ internal sealed class Misfortune(World world)
     {
         if (!world.IsChaos)
             return;
+        if (world.IsSheltered)
+        {
+            world.Scheduler.After(When(), Strike);
+            return;
+        }
+
         switch (Rng.Below(50))
         {
             case < 12:

@@ -50,6 +50,12 @@ internal sealed class Network(World world)
             world.Scheduler.After(again, () => Arrive(link, arrive));
         }
 
+        if (isControl && world.ComesAgainAfter is { } later)
+        {
+            world.MessageUntil(world.Scheduler.Now + later);
+            world.Scheduler.After(later, () => Arrive(link, arrive));
+        }
+
         if (isControl)
             world.MessageUntil(world.Scheduler.Now + delay);
 
@@ -126,7 +132,7 @@ internal sealed class Network(World world)
 
                 Send(link, isControl: true, isBack =>
                 {
-                    if (isBack)
+                    if (isBack && world.OnAnswer?.Invoke(what) != true)
                         reply();
                     else
                         Lost("the answer was lost");

@@ -14,7 +14,7 @@ internal sealed class Operator(World world)
     public void Plan()
     {
         Rng rng = world.Rng;
-        if (rng.OneIn(4))
+        if (rng.OneIn(6))
             world.Scheduler.After(rng.Ms(0, 6000), Cancel);
         for (int i = rng.Below(3); i > 0; i--)
             world.Scheduler.After(rng.Ms(0, 6000), SetRate);

@@ -250,7 +250,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
         if (!world.IsUp(world.Network.Peers) || !world.B.IsReceiving(world.StreamSecret))
             throw new IOException("the memory stream broke");
         int memory = Machine.Memory;
-        if (world.Chance(60))
+        if (world.StreamIsAltered || world.Chance(60))
         {
             world.Faults.DiskErrors++;
             world.B.Load(memory ^ 0x5a5a); // A stream that is altered on its way.

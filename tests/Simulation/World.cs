@@ -43,6 +43,8 @@ internal sealed class World
         chaosEnd = IsChaos ? Rng.Ms(5000, 60_000) : TimeSpan.Zero;
         if (!IsChaos)
             return;
+        IsSheltered = !Rng.OneIn(4);
+        Scheduler.After(TimeSpan.FromSeconds(4), () => IsSheltered = false);
         new Misfortune(this).Plan();
         Operator.Plan();
         Scheduler.After(chaosEnd, Heal);
@@ -113,8 +115,23 @@ internal sealed class World
 
     public DateTimeOffset TokenExpiresAt => new DateTimeOffset(2026, 1, 1, 1, 0, 0, TimeSpan.Zero);
 
-    /// <summary>For scripts: called after each record with the daemon that wrote it.</summary>
+    /// <summary>For scripts: called after each record.</summary>
     public Action<object>? OnRecord { get; set; }
+
+    /// <summary>For scripts: how a call of a daemon to its host fails, or null.</summary>
+    public Func<string, Exception?>? OnCall { get; set; }
+
+    /// <summary>For scripts: whether the answer to this request is lost.</summary>
+    public Func<string, bool>? OnAnswer { get; set; }
+
+    /// <summary>For scripts: what the destination's disks answer to a write, or null.</summary>
+    public string? TargetError { get; set; }
+
+    /// <summary>For scripts: every memory stream is altered on its way.</summary>
+    public bool StreamIsAltered { get; set; }
+
+    /// <summary>For scripts: every request comes again, this much later.</summary>
+    public TimeSpan? ComesAgainAfter { get; set; }
 
     private DateTimeOffset Clock => new DateTimeOffset(2026, 1, 1, 0, 0, 0, TimeSpan.Zero) + Scheduler.Now;
 
@@ -149,7 +166,10 @@ internal sealed class World
     /// <summary>Nothing is broken any more, nothing is under way, and both jobs are over.</summary>
     public bool IsAtRest() => !IsChaos && Scheduler.Now > lastMessageAt && Rest.IsOver(this);
 
-    public bool Chance(int oneIn) => IsChaos && Rng.OneIn(oneIn);
+    /// <summary>In most worlds nothing happens before the destination is prepared: what breaks earlier ends soon, and teaches little.</summary>
+    public bool IsSheltered { get; private set; }
+
+    public bool Chance(int oneIn) => IsChaos && !IsSheltered && Rng.OneIn(oneIn);
 
     public int NextVersion() => ++versions;
 
@@ -197,6 +217,8 @@ internal sealed class World
 
             try
             {
+                if (OnCall?.Invoke(what) is { } ordered)
+                    throw ordered;
                 T result = work();
                 if (what != "status")
                     Trace($"{(isSource ? "source" : "destination")}: {what}");
@@ -218,6 +240,8 @@ internal sealed class World
     {
         Scheduler.Mix(daemon.Name);
         Scheduler.Mix(record.GetType().Name);
+        if (record is SourceRecord.Prepared)
+            IsSheltered = false;
         Trace($"{daemon.Name} records {Describe(record)}");
         OnRecord?.Invoke(record);
     }
