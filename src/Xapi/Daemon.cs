@@ -183,6 +183,7 @@ public sealed class Daemon : IAsyncDisposable
         new VdiMessages(storage.Layer, new NbdDiskCopier(), Database).AddTo(Messages);
         vms.AddTo(Messages);
         migration.AddTo(Messages);
+        new Orphans(Database, migrations, new OrphanGround(storage, disks, xenops)).AddTo(Messages);
         HeldDisks.Guard(Messages, Database);
         await vms.ReconcileAsync(cancellationToken);
         xenops.Supervise(vms.ReconcileAsync);

@@ -229,7 +229,7 @@ public sealed class DestinationSide(
     }
 
     /// <summary>The field's mark on a VDI that is being mirrored into.</summary>
-    private const string MirrorKey = "base_mirror";
+    public const string MirrorKey = "base_mirror";
 
     private async Task<string> MakeDiskAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
     {
