@@ -13,6 +13,9 @@ public sealed partial class SourceRunner : IDisposable
 
     private static readonly TimeSpan LongestWait = TimeSpan.FromSeconds(5);
 
+    /// <summary>Until a record that could not be written is tried again; the guest may be stopped meanwhile.</summary>
+    private static readonly TimeSpan JournalWait = TimeSpan.FromMilliseconds(500);
+
     /// <summary>A cancelled job's caller is answered when the guest is safe; the destination may hear of it later.</summary>
     private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(3);
 
@@ -138,7 +141,7 @@ public sealed partial class SourceRunner : IDisposable
                 // What is not durable did not happen: the same effect again, when there is room.
                 Waiting = e.Message;
                 Report();
-                await PauseAsync(WaitAfter(++tries), shutdown);
+                await PauseAsync(JournalWait, shutdown);
             }
         }
 

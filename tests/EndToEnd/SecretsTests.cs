@@ -30,7 +30,8 @@ public class SecretsTests
             Dictionary<string, string> secrets = [];
             string seen;
             using (Process listener = Process.Start(new ProcessStartInfo(
-                "python3", [Path.Combine(AppContext.BaseDirectory, "capture.py"), capture]) { RedirectStandardOutput = true })!)
+                "python3", [Path.Combine(AppContext.BaseDirectory, "capture.py"), capture])
+            { RedirectStandardOutput = true })!)
             {
                 Assert.Equal("ready", await listener.StandardOutput.ReadLineAsync());
                 seen = await MigrateAsync(pools, secrets);
