@@ -168,6 +168,15 @@ public sealed class PlanTests : IAsyncDisposable
         Assert.Equal(code, look.Obstacles.SingleOrDefault()?.Code);
     }
 
+    [Theory]
+    [InlineData(1, 0)]
+    [InlineData(2, 1)]
+    public void A_destination_from_before_versions_is_found_by_the_source(int sourceVersion, int obstacles)
+    {
+        PlanAnswer answer = new(new Dictionary<string, string>(), "h");
+        Assert.Equal(obstacles, answer.ObstaclesOf(Question with { Version = sourceVersion }).Count);
+    }
+
     [Fact]
     public async Task A_plan_holds_both_sides_the_clocks_the_link_and_the_estimate()
     {
