@@ -16,7 +16,7 @@ public sealed class MigratePlan(SourceLook look, IEnumerable<Obstacle> now, Migr
     /// <summary>Exchanges between the order to stop and the answer that it runs.</summary>
     private const int HandOverRoundTrips = 4;
 
-    /// <summary>Digests of what was written last and durable records of both sides, on a busy machine (docs/journeys/vm-migrate.md).</summary>
+    /// <summary>An allowance for digests of what was written last and for both sides' durable records; not measured here (docs/xe.md).</summary>
     private const double HandOverMs = 250;
 
     private readonly List<Obstacle> obstacles = [.. now, .. look.Obstacles];
@@ -39,14 +39,7 @@ public sealed class MigratePlan(SourceLook look, IEnumerable<Obstacle> now, Migr
             long began = time.GetTimestamp();
             DateTimeOffset asked = time.GetUtcNow();
             answer = await peer.PlanAsync(look.Question, either.Token);
-            obstacles.AddRange(answer.Obstacles);
-            if (answer.Version != PeerProtocol.Version)
-            {
-                obstacles.Add(new Obstacle(
-                    "VM_HOST_INCOMPATIBLE_VERSION_MIGRATE", [token.Destination.Host, look.Question.Vm], MigrationSide.Destination,
-                    $"the destination speaks version {answer.Version} of the migration protocol, this pool {PeerProtocol.Version}", ObstacleSeverity.Error));
-            }
-
+            obstacles.AddRange(answer.ObstaclesOf(look.Question));
             if (answer.At is { } theirs)
                 CompareClocks(theirs - (asked + (time.GetElapsedTime(began) / 2)));
             if (measuresLink)
@@ -91,7 +84,7 @@ public sealed class MigratePlan(SourceLook look, IEnumerable<Obstacle> now, Migr
 
     /// <summary>
     /// The link may give all that the probe saw, or half of it when others use it too; a limit is never exceeded. What the guest writes meanwhile is
-    /// not known and not counted. Null where the link was not measured.
+    /// not known and not counted. What needs the link is left out where the link was not measured.
     /// </summary>
     private JsonObject Estimate()
     {

@@ -29,6 +29,21 @@ public sealed record PlanAnswer(IReadOnlyDictionary<string, string> Storages, st
     public DateTimeOffset? At { get; init; }
 
     public DateTimeOffset? TokenExpiresAt { get; init; }
+
+    /// <summary>With the one that a destination from before versions cannot see.</summary>
+    public IReadOnlyList<Obstacle> ObstaclesOf(PlanQuestion question)
+    {
+        const string code = "VM_HOST_INCOMPATIBLE_VERSION_MIGRATE";
+        return Version == question.Version || Obstacles.Any(static o => o.Code == code)
+            ? Obstacles
+            :
+            [
+                new Obstacle(
+                    code, [Host, question.Vm], MigrationSide.Destination,
+                    $"the destination speaks version {Version} of the migration protocol, the source {question.Version}", ObstacleSeverity.Error),
+                .. Obstacles,
+            ];
+    }
 }
 
 /// <param name="Attempt">The source's, from 0: each gets connections of its own.</param>

@@ -109,6 +109,7 @@ public sealed partial class VmMigration(
         CallContext context, string vm, Dictionary<string, string> destination, Dictionary<string, string> options, Dictionary<string, string> vdiMap,
         Dictionary<string, string> vifMap)
     {
+        MigrationOptions read = MigrationOptionsReader.Read(options, witnesses); // First: copy=true of a halted VM is no matter of its power state.
         using IDisposable held = operations.Take(vm, context.Task.Ref, "migrate_send");
         string powerState = database.GetString("VM", vm, "power_state");
         if (powerState != "Running")
@@ -118,7 +119,7 @@ public sealed partial class VmMigration(
         try
         {
             using PeerClient asked = new(token);
-            plan = await PlanAsync(vm, token, asked, MigrationOptionsReader.Read(options, witnesses), vdiMap, vifMap, context.CancellationToken);
+            plan = await PlanAsync(vm, token, asked, read, vdiMap, vifMap, context.CancellationToken);
         }
         catch (MigrationException e)
         {
@@ -223,7 +224,7 @@ public sealed partial class VmMigration(
         SourceLook look = await check.LookAsync(vm, token.Migration, vdiMap, vifMap, cancellationToken);
         ThrowFirst(look.Obstacles);
         PlanAnswer answer = await peer.PlanAsync(look.Question, cancellationToken);
-        ThrowFirst(answer.Obstacles);
+        ThrowFirst(answer.ObstaclesOf(look.Question));
         PoolIdentity here = identity();
         return new MigrationPlan(
             token.Migration, look.Question.Vm, look.Question.VmName, look.Epoch,

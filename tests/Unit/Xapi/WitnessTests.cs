@@ -90,4 +90,16 @@ public sealed class WitnessTests : IDisposable
         world.Call("VDI.destroy", vdi);
         world.Call("VM.start", vm, false, false);
     }
+
+    [Theory]
+    [InlineData("bandwith_limit", "5", "INVALID_VALUE options:bandwith_limit 5")]
+    [InlineData("copy", "true", "NOT_IMPLEMENTED options:copy=true")]
+    [InlineData("copy", "yes", "INVALID_VALUE options:copy yes")]
+    public void An_option_that_is_not_known_or_not_kept_is_refused(string key, string value, string refusal)
+    {
+        Witnesses witnesses = new(null, null, "aa");
+        XapiException e = Assert.Throws<XapiException>(() => MigrationOptionsReader.Read(new() { [key] = value }, witnesses));
+        Assert.Equal(refusal, string.Join(' ', e.Description));
+        MigrationOptionsReader.Read(new() { ["copy"] = "false", ["force"] = "true", ["compress"] = "true" }, witnesses);
+    }
 }
