@@ -13,6 +13,9 @@ public sealed class DestinationRunner : IDisposable
 
     private const int UndoTries = 4;
 
+    /// <summary>What failed for a reason that may pass is tried again after this, also when nobody asks.</summary>
+    private static readonly TimeSpan RetryInterval = TimeSpan.FromSeconds(5);
+
     private readonly IJournal<DestinationRecord> journal;
     private readonly IDestinationResources resources;
     private readonly IWitness? witness;
@@ -31,7 +34,7 @@ public sealed class DestinationRunner : IDisposable
         this.resources = resources;
         this.witness = witness;
         this.time = time;
-        watchdog = time.CreateTimer(_ => GiveUp(), null, Patience, Timeout.InfiniteTimeSpan);
+        watchdog = time.CreateTimer(_ => OnTime(), null, Patience, Timeout.InfiniteTimeSpan);
     }
 
     public DestinationState State { get; private set; }
@@ -174,6 +177,8 @@ public sealed class DestinationRunner : IDisposable
             }
 
             await resources.CheckStoppedAsync(State, cancellationToken);
+            if (!State.Has<DestinationRecord.Confirmed>())
+                await resources.ReleaseAsync(State, cancellationToken); // Nobody will confirm any more.
             Record(new DestinationRecord.Relinquished(epoch));
         }
         finally
@@ -345,6 +350,7 @@ public sealed class DestinationRunner : IDisposable
         }
 
         Record(new DestinationRecord.Accepting(State.Plan.Epoch + 1));
+        watchdog.Change(RetryInterval, Timeout.InfiniteTimeSpan); // Until it runs, whoever asks or does not.
         return null;
     }
 
@@ -403,11 +409,26 @@ public sealed class DestinationRunner : IDisposable
         }
     }
 
-    /// <summary>The undo that it starts belongs to the journal: what it does not get done is found there at the next start.</summary>
-    private void GiveUp()
+    /// <summary>
+    /// The source was silent for too long, or something is left to be done that failed: a guest that is this side's must run, a refusal must be written
+    /// and done. What does not get done now is tried again.
+    /// </summary>
+    private async void OnTime()
     {
-        if (!State.IsOwner && !State.IsClosed)
-            _ = AbortAsync($"the source was silent for {Patience.TotalMinutes:0} min", CancellationToken.None);
+        try
+        {
+            if (State.IsOwner || State.IsRefusing)
+                await RecoverAsync(CancellationToken.None);
+            else
+                await AbortAsync($"the source was silent for {Patience.TotalMinutes:0} min", CancellationToken.None);
+        }
+        catch (Exception e) when (e is not InvariantException)
+        {
+            // Told by the state, which stays what it was.
+        }
+
+        if ((State.IsOwner && !State.IsRunning) || (!State.IsOwner && !State.IsClosed))
+            watchdog.Change(RetryInterval, Timeout.InfiniteTimeSpan);
     }
 
     /// <summary>The source is there.</summary>

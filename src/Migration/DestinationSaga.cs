@@ -93,7 +93,7 @@ public sealed record DestinationState(IReadOnlyList<DestinationRecord> Records)
 
     public bool IsRefusing => Has<DestinationRecord.Refusing>();
 
-    public bool IsClosed => Has<DestinationRecord.Confirmed>() || Has<DestinationRecord.Refused>();
+    public bool IsClosed => Has<DestinationRecord.Confirmed>() || Has<DestinationRecord.Relinquished>() || Has<DestinationRecord.Refused>();
 
     /// <summary>The word for a peer and a person.</summary>
     public string Name =>

@@ -39,3 +39,7 @@ public sealed record MigrationFailure(
     public MigrationException ToException() => new(
         Code, Parameters, Side, $"{Message} (on the {Side.ToString().ToLowerInvariant()}, in {Phase})", isTransient: IsTransient);
 }
+
+/// <summary>A record could not be made durable (the disk is full): nothing may go on until it is.</summary>
+public sealed class JournalException(Exception innerException)
+    : IOException($"the journal cannot be written: {innerException.Message}", innerException);

@@ -29,6 +29,8 @@ namespace Migration;
 [JsonDerivedType(typeof(ReceiptStored), "receipt_stored")]
 [JsonDerivedType(typeof(Confirmed), "confirmed")]
 [JsonDerivedType(typeof(Holding), "holding")]
+[JsonDerivedType(typeof(RecallAsked), "recall_asked")]
+[JsonDerivedType(typeof(RecallRefused), "recall_refused")]
 [JsonDerivedType(typeof(Recalled), "recalled")]
 [JsonDerivedType(typeof(Restored), "restored")]
 [JsonDerivedType(typeof(Released), "released")]
@@ -95,6 +97,14 @@ public abstract record SourceRecord
     /// <summary>The disks here are stale and kept, not to be used, until then.</summary>
     public sealed record Holding(DateTimeOffset Until) : SourceRecord;
 
+    /// <summary>
+    /// An operator wants the VM back from the disks that are here. The wish comes first: the destination may give the VM up and its answer be lost, and
+    /// then these disks are the only ones that will ever run.
+    /// </summary>
+    public sealed record RecallAsked(string Operator, string Evidence) : SourceRecord;
+
+    public sealed record RecallRefused(string Reason) : SourceRecord;
+
     /// <summary>The VM is brought back from the disks that were held, as it was at the switch-over. The destination gave it up, or is dead (evidence).</summary>
     public sealed record Recalled(long Epoch, string Operator, string Evidence) : SourceRecord;
 
@@ -136,6 +146,10 @@ public sealed record SourceState(IReadOnlyList<SourceRecord> Records)
     /// <summary>The VM moved and all that is left here is the disks that were asked to be kept.</summary>
     public bool IsHolding => Has<SourceRecord.Holding>() && !Has<SourceRecord.Recalled>() && !IsClosed;
 
+    /// <summary>The recall that is asked for and not answered; null when there is none.</summary>
+    public SourceRecord.RecallAsked? OpenRecall =>
+        Records.LastOrDefault(static r => r is SourceRecord.RecallAsked or SourceRecord.RecallRefused or SourceRecord.Recalled) as SourceRecord.RecallAsked;
+
     /// <summary>The attempt that runs; the first is 0.</summary>
     public int Attempt => Records.Count(static r => r is SourceRecord.Interrupted);
 
@@ -150,7 +164,7 @@ public sealed record SourceState(IReadOnlyList<SourceRecord> Records)
             "switch-over",
         SourceRecord.Sent or SourceRecord.Granting or SourceRecord.Frozen => "hand-over",
         SourceRecord.Accepted or SourceRecord.ReceiptStored or SourceRecord.Confirmed or SourceRecord.Released => "confirm",
-        SourceRecord.Holding => "hold",
+        SourceRecord.Holding or SourceRecord.RecallRefused => "hold",
         SourceRecord.Closed => "done",
         SourceRecord.Aborted => "aborted",
         _ => "undo",

@@ -17,8 +17,7 @@ public sealed partial class SourceRunner
             case SourceEffect.PrepareDestination:
                 return new SourceRecord.Prepared(await peer.PrepareAsync(plan, State.Attempt, cancellationToken));
             case SourceEffect.StartMirror e:
-                await storage.StartMirrorAsync(
-                    Disk(e.Device), Target(e.Device), State.WasMirrored(e.Device), State.RateBytesPerSecond, plan.Options, cancellationToken);
+                await StartMirrorAsync(Disk(e.Device), cancellationToken);
                 return new SourceRecord.MirrorStarted(e.Device);
             case SourceEffect.AwaitMirrors:
                 return await AwaitMirrorsAsync(cancellationToken);
@@ -67,6 +66,9 @@ public sealed partial class SourceRunner
                 return new SourceRecord.Holding(until);
             case SourceEffect.AwaitHoldEnd e:
                 return await AwaitAsync(e.Until, cancellationToken) ? new SourceRecord.Released(SourceSaga.HoldName) : null;
+            case SourceEffect.AskBack:
+                await peer.RelinquishAsync(plan, plan.Epoch + 2, cancellationToken);
+                return SourceSaga.Recall(State);
             case SourceEffect.ReleaseDisk e:
                 await storage.DestroyAsync(Disk(e.Device), cancellationToken);
                 return new SourceRecord.Released(e.Device);
@@ -88,6 +90,17 @@ public sealed partial class SourceRunner
                 return new SourceRecord.Aborted();
             default:
                 throw new InvariantException($"{effect} has no runner");
+        }
+    }
+
+    private async Task StartMirrorAsync(DiskPlan disk, CancellationToken cancellationToken)
+    {
+        long rate = State.RateBytesPerSecond;
+        await storage.StartMirrorAsync(disk, Target(disk.Device), State.WasMirrored(disk.Device), rate, State.Plan.Options, cancellationToken);
+        while (rate != State.RateBytesPerSecond) // An operator came while it was started.
+        {
+            rate = State.RateBytesPerSecond;
+            await storage.SetRateAsync(disk, rate, cancellationToken);
         }
     }
 
@@ -240,7 +253,7 @@ public sealed partial class SourceRunner
         // would spin to its end.
         while (until - time.GetUtcNow() is { } left && left > TimeSpan.Zero)
             await Task.Delay(left < TimeSpan.FromHours(1) ? left + TimeSpan.FromMilliseconds(1) : TimeSpan.FromHours(1), time, cancellationToken);
-        return !State.Has<SourceRecord.Recalled>();
+        return State.OpenRecall is null;
     }
 
     private DiskPlan Disk(string device) => State.Plan.Disks.Single(d => d.Device == device);

@@ -13,6 +13,9 @@ public sealed partial class SourceRunner : IDisposable
 
     private static readonly TimeSpan LongestWait = TimeSpan.FromSeconds(5);
 
+    /// <summary>Until a record that could not be written is tried again; the guest may be stopped meanwhile.</summary>
+    private static readonly TimeSpan JournalWait = TimeSpan.FromMilliseconds(500);
+
     /// <summary>A cancelled job's caller is answered when the guest is safe; the destination may hear of it later.</summary>
     private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(3);
 
@@ -30,6 +33,7 @@ public sealed partial class SourceRunner : IDisposable
     private readonly Lock gate = new();
     private readonly TaskCompletionSource<string?> settled = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private CancellationTokenSource operatorCame = new();
+    private TaskCompletionSource? recallAnswered;
     private bool isCancelled;
 
     /// <param name="witness">The plan's; null exactly when it names none.</param>
@@ -81,7 +85,7 @@ public sealed partial class SourceRunner : IDisposable
     public async Task SetRateAsync(long bytesPerSecond, CancellationToken cancellationToken)
     {
         Record(new SourceRecord.RateSet(bytesPerSecond));
-        foreach (DiskPlan disk in State.Plan.Disks.Where(d => State.HasNow<SourceRecord.MirrorStarted>(r => r.Device == d.Device)))
+        foreach (DiskPlan disk in State.Plan.Disks.Where(d => State.HasNow<SourceRecord.MirrorStarting>(r => r.Device == d.Device)))
             await storage.SetRateAsync(disk, bytesPerSecond, cancellationToken);
     }
 
@@ -90,24 +94,25 @@ public sealed partial class SourceRunner : IDisposable
     public void DeclarePeerDead(string operatorName, string evidence) =>
         Decide(SourceSaga.WhyNotDeclareDead, new SourceRecord.PeerDeclaredDead(operatorName, evidence));
 
-    /// <summary>Brings the VM back from the disks that were held, halted, as it was at the switch-over; the destination gives it up first.</summary>
+    /// <summary>
+    /// Brings the VM back from the disks that are still here, halted, as it was at the switch-over; the destination gives it up first. The wish is
+    /// durable: until it is answered nothing here is destroyed.
+    /// </summary>
     /// <param name="evidence">Why a destination that cannot be asked will never run it again; empty when it must be asked.</param>
     /// <exception cref="MigrationException">Why not.</exception>
+    /// <exception cref="OperationCanceledException">The destination has not answered yet; it is asked on.</exception>
     public async Task RecallAsync(string operatorName, string evidence, CancellationToken cancellationToken)
     {
-        if (SourceSaga.WhyNotRecall(State) is { } why)
-            throw NotAllowed(why);
-        long epoch = State.Plan.Epoch + 2;
-        try
+        TaskCompletionSource answered = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (gate)
         {
-            await peer.RelinquishAsync(State.Plan, epoch, cancellationToken);
-        }
-        catch (IOException) when (evidence.Length > 0)
-        {
-            // It cannot be asked, and the operator answers for it.
+            Decide(SourceSaga.WhyNotRecall, new SourceRecord.RecallAsked(operatorName, evidence));
+            recallAnswered = answered;
         }
 
-        Decide(SourceSaga.WhyNotRecall, new SourceRecord.Recalled(epoch, operatorName, evidence));
+        await answered.Task.WaitAsync(cancellationToken);
+        if (!State.Has<SourceRecord.Recalled>())
+            throw NotAllowed(State.Last<SourceRecord.RecallRefused>()!.Reason);
     }
 
     /// <summary>
@@ -123,37 +128,54 @@ public sealed partial class SourceRunner : IDisposable
         SourceEffect? before = null;
         while (SourceSaga.Next(State) is { } effect)
         {
+            shutdown.ThrowIfCancellationRequested();
             if (effect != before)
                 tries = 0; // Tries are of one effect: an undo is not given up because what came before it failed often.
             before = effect;
-            shutdown.ThrowIfCancellationRequested();
-            if (TryAbort())
-                continue;
-            if (SourceSaga.Intent(State, effect) is { } intent && State.Records[^1] != intent)
-                Record(intent);
-            if (effect is SourceEffect.AwaitHoldEnd)
-                settled.TrySetResult(null);
-            Report();
-            using CancellationTokenSource limit = new(LimitOf(effect), time);
-            bool isInterruptible = IsInterruptible(effect);
-            using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(
-                shutdown, limit.Token, isInterruptible ? Volatile.Read(ref operatorCame).Token : CancellationToken.None);
             try
             {
-                if (await RunAsync(effect, either.Token) is { } record)
-                    Record(record, of: effect);
-                tries = 0;
-                Waiting = null;
+                tries = await StepAsync(effect, tries, shutdown);
             }
-            catch (Exception e) when (e is not InvariantException && !shutdown.IsCancellationRequested)
+            catch (JournalException e)
             {
-                await HandleAsync(effect, isInterruptible, e, ++tries, shutdown);
+                // What is not durable did not happen: the same effect again, when there is room.
+                Waiting = e.Message;
+                Report();
+                await PauseAsync(JournalWait, shutdown);
             }
         }
 
         Report();
         settled.TrySetResult(null);
         return State.Last<SourceRecord.ReceiptStored>()?.Receipt ?? throw Cause();
+    }
+
+    /// <returns>How often this effect has failed.</returns>
+    private async Task<int> StepAsync(SourceEffect effect, int tries, CancellationToken shutdown)
+    {
+        if (TryAbort())
+            return 0;
+        if (SourceSaga.Intent(State, effect) is { } intent && State.Records[^1] != intent)
+            Record(intent);
+        if (effect is SourceEffect.AwaitHoldEnd)
+            settled.TrySetResult(null);
+        Report();
+        using CancellationTokenSource limit = new(LimitOf(effect), time);
+        bool isInterruptible = IsInterruptible(effect);
+        using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(
+            shutdown, limit.Token, isInterruptible ? Volatile.Read(ref operatorCame).Token : CancellationToken.None);
+        try
+        {
+            if (await RunAsync(effect, either.Token) is { } record)
+                Record(record, of: effect);
+            Waiting = null;
+            return 0;
+        }
+        catch (Exception e) when (e is not InvariantException and not JournalException && !shutdown.IsCancellationRequested)
+        {
+            await HandleAsync(effect, isInterruptible, e, tries + 1, shutdown);
+            return tries + 1;
+        }
     }
 
     public void Dispose() => operatorCame.Dispose();
@@ -221,7 +243,7 @@ public sealed partial class SourceRunner : IDisposable
 
     /// <summary>What an operator may end: the waits that belong to him, and all that a cancel undoes.</summary>
     private bool IsInterruptible(SourceEffect effect) =>
-        effect is SourceEffect.SendGrant or SourceEffect.AwaitHoldEnd
+        effect is SourceEffect.SendGrant or SourceEffect.AwaitHoldEnd or SourceEffect.ConfirmDestination
         || (!State.IsPastCancel && !State.IsAborting && !State.IsGivenBack && !State.IsOwnedByDestination && effect is not SourceEffect.ResumeDomain);
 
     private bool TryAbort()
@@ -270,8 +292,18 @@ public sealed partial class SourceRunner : IDisposable
     {
         lock (gate)
         {
-            journal.Append(State.Plan.Migration, record);
+            try
+            {
+                journal.Append(State.Plan.Migration, record);
+            }
+            catch (IOException e)
+            {
+                throw new JournalException(e);
+            }
+
             State = State.With(record);
+            if (record is SourceRecord.Recalled or SourceRecord.RecallRefused)
+                recallAnswered?.TrySetResult();
         }
     }
 

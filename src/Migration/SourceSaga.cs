@@ -8,7 +8,7 @@
 //   SWITCH    PreSwitch -> Stopping -> Stopped -> MirrorsFinished -> Sent        the last place from which the source may run on
 //   FINISH    Granting -> Frozen -> Accepted | Refused | PeerDeclaredDead -> Reclaimed     owner in doubt between Granting and the answer
 //   CONFIRM   ReceiptStored -> Released(domain) -> Confirmed [-> Holding] -> Released(d)... -> Closed
-//   recall    Holding -> Recalled -> Restored -> Closed                          the VM is brought back from the disks that were held
+//   recall    RecallAsked -> RecallRefused | Recalled -> Restored -> Closed      the VM is brought back from the disks that are still here
 //   again     Interrupted [-> Resumed] -> Preparing ...                          from anywhere before Granting
 //   abort     Aborting -> Undone(what)... -> Aborted
 using Platform;
@@ -48,6 +48,9 @@ public abstract record SourceEffect
     public sealed record HoldDisks : SourceEffect;
 
     public sealed record AwaitHoldEnd(DateTimeOffset Until) : SourceEffect;
+
+    /// <summary>Asks the destination to give the VM up.</summary>
+    public sealed record AskBack : SourceEffect;
 
     public sealed record ReleaseDisk(string Device) : SourceEffect;
 
@@ -116,6 +119,9 @@ public static class SourceSaga
         SourceEffect.StopMirror or SourceEffect.AbortDestination => null,
         SourceEffect.FreezeDomain => new SourceRecord.Refused($"the source could not be frozen: {failure.Message}"),
         SourceEffect.SendGrant => null,
+        // Nobody answers, and the operator answers for it; or the destination says no; or it is asked again.
+        SourceEffect.AskBack when failure.IsTransient && state.OpenRecall is { Evidence.Length: > 0 } => Recall(state),
+        SourceEffect.AskBack when !failure.IsTransient && failure.Code != MigrationException.Amnesia => new SourceRecord.RecallRefused(failure.Message),
         _ when state.IsOwnedByDestination || state.Has<SourceRecord.Recalled>() => null,
         SourceEffect.PrepareDestination when failure.IsTransient && state.Attempt > 0 && !IsTooLate(state, now) => null,
         _ when failure.IsTransient && state.HasNow<SourceRecord.Prepared>() && !IsFruitless(state, doneBytes) =>
@@ -151,12 +157,21 @@ public static class SourceSaga
         : state.Has<SourceRecord.Accepted>() ? "the destination has accepted the VM; see recall"
         : "the source owns the VM; cancel ends the migration";
 
-    /// <summary>Why the VM cannot be brought back from the disks that were held; null when it can.</summary>
+    /// <summary>
+    /// Why the VM cannot be brought back from the disks here; null when it can: while they are kept, or while the destination, which accepted, was never
+    /// heard again and so none was destroyed.
+    /// </summary>
     public static string? WhyNotRecall(SourceState state) =>
-        state.IsHolding && !state.Has<SourceRecord.Released>(static r => r.What != DomainName) ? null
-        : state.Has<SourceRecord.Recalled>() ? "it is being brought back already"
+        state.Has<SourceRecord.Recalled>() ? "it is being brought back already"
+        : (state.IsHolding || (state.IsOwnedByDestination && !state.Has<SourceRecord.Confirmed>()))
+            && state.Has<SourceRecord.Released>(static r => r.What == DomainName)
+            && !state.Has<SourceRecord.Released>(static r => r.What != DomainName) ? null
         : state.IsOwnedByDestination ? "the source's disks were not kept, or the time they were kept for is over"
         : "the VM is here";
+
+    /// <summary>The destination gave the VM up, or an operator answers for its never running it again.</summary>
+    public static SourceRecord.Recalled Recall(SourceState state) =>
+        new(state.Plan.Epoch + 2, state.OpenRecall!.Operator, state.OpenRecall.Evidence);
 
     private static SourceEffect NextForward(SourceState state)
     {
@@ -198,6 +213,8 @@ public static class SourceSaga
             return new SourceEffect.StoreReceipt();
         if (!state.Has<SourceRecord.Released>(static r => r.What == DomainName))
             return new SourceEffect.ReleaseDomain();
+        if (state.OpenRecall is not null)
+            return new SourceEffect.AskBack();
         if (!state.Has<SourceRecord.Confirmed>())
             return new SourceEffect.ConfirmDestination();
         if (state.Plan.Options.KeepSourceFor > TimeSpan.Zero)

@@ -8,6 +8,9 @@ namespace Platform;
 /// </summary>
 public sealed class SqliteFile : IDisposable
 {
+    /// <summary>SQLITE_IOERR and SQLITE_FULL.</summary>
+    private const int ErrorIo = 10, ErrorFull = 13;
+
     private readonly SqliteConnection connection;
     private readonly Lock gate = new();
 
@@ -108,25 +111,46 @@ public sealed class SqliteFile : IDisposable
     }
 
     /// <summary>Runs several statements as one durable step: all of it is there after a crash, or none.</summary>
+    /// <exception cref="IOException">It could not be written (the disk is full, or answers with errors); nothing of it is there.</exception>
     public void Transaction(Action body)
     {
         lock (gate)
         {
-            Execute("BEGIN IMMEDIATE");
             try
             {
-                body();
-                Execute("COMMIT");
+                Execute("BEGIN IMMEDIATE");
+                try
+                {
+                    body();
+                    Execute("COMMIT");
+                }
+                catch
+                {
+                    TryRollBack();
+                    throw;
+                }
             }
-            catch
+            catch (SqliteException e) when (e.SqliteErrorCode is ErrorIo or ErrorFull)
             {
-                Execute("ROLLBACK");
-                throw;
+                throw new IOException($"{connection.DataSource} cannot be written: {e.Message}", e);
             }
         }
     }
 
     public void Dispose() => connection.Dispose();
+
+    /// <summary>After some errors the engine has rolled back by itself, and there is nothing to roll back.</summary>
+    private void TryRollBack()
+    {
+        try
+        {
+            Execute("ROLLBACK");
+        }
+        catch (SqliteException)
+        {
+            // The first failure is the one to be told.
+        }
+    }
 
     private SqliteCommand Prepare(string sql, (string Name, object? Value)[] parameters)
     {

@@ -169,18 +169,21 @@ public sealed class Daemon : IAsyncDisposable
         string fingerprint = NbdTls.FingerprintOf(certificate);
         DestinationSide destination = new(
             Database, migrations, storage, disks, xenops, vms, IPAddress.Parse(Database.GetString("host", Pool.Host, "address")), CertificatePath, fingerprint, Pool.Host);
-        PlanCheck check = new(Database, storage, migrations, Pool.Pool, fingerprint);
+        DateTimeOffset expiresAt = new(certificate.NotAfter.ToUniversalTime());
+        PlanCheck check = new(Database, storage.Layer.SrStatAsync, migrations, Pool.Pool, fingerprint, expiresAt, time);
+        SourceCheck sourceCheck = new(Database, migrations, storage.Layer.VdiStatAsync, Identity, expiresAt, time);
         witness = options.WitnessKeyFile is { } keyFile
             ? new EmbeddedWitness(Path.Combine(options.StateDirectory, "witness.db"), new Secret((await File.ReadAllTextAsync(keyFile, cancellationToken)).Trim()))
             : null;
         Witnesses witnesses = new(options.WitnessesFile, witness, fingerprint);
         peers = new PeerEndpoint(migrations, destination, check, witnesses.Of, time, log);
-        migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, peers, witnesses, Identity, time, log);
+        migration = new VmMigration(Database, migrations, storage, disks, xenops, operations, peers, witnesses, sourceCheck, Identity, time, log);
         disks.AddTo(Messages);
         new StorageDiagnosis(storage, Database, Pool.Host, options.ToolsDirectory, options.HostName).AddTo(Messages);
         new VdiMessages(storage.Layer, new NbdDiskCopier(), Database).AddTo(Messages);
         vms.AddTo(Messages);
         migration.AddTo(Messages);
+        new Orphans(Database, migrations, new OrphanGround(storage, disks, xenops)).AddTo(Messages);
         HeldDisks.Guard(Messages, Database);
         await vms.ReconcileAsync(cancellationToken);
         xenops.Supervise(vms.ReconcileAsync);

@@ -30,7 +30,8 @@ public class SecretsTests
             Dictionary<string, string> secrets = [];
             string seen;
             using (Process listener = Process.Start(new ProcessStartInfo(
-                "python3", [Path.Combine(AppContext.BaseDirectory, "capture.py"), capture]) { RedirectStandardOutput = true })!)
+                "python3", [Path.Combine(AppContext.BaseDirectory, "capture.py"), capture])
+            { RedirectStandardOutput = true })!)
             {
                 Assert.Equal("ready", await listener.StandardOutput.ReadLineAsync());
                 seen = await MigrateAsync(pools, secrets);
@@ -93,7 +94,10 @@ public class SecretsTests
         secrets["the token"] = token.AsMap()[MigrationToken.Key];
         secrets["pool A's session"] = a.Session;
         secrets["pool B's session"] = b.Session;
-        using SqliteFile journal = SqliteFile.Open(Path.Combine(pools.A.Folder, "state", "migrations.db"), "");
+        using TemporaryDirectory copy = new(); // The daemon has its own locked.
+        foreach (string file in Directory.GetFiles(Path.Combine(pools.A.Folder, "state"), "migrations.db*"))
+            File.Copy(file, copy.File(Path.GetFileName(file)));
+        using SqliteFile journal = SqliteFile.Open(copy.File("migrations.db"), "");
         string prepared = journal.Query(
             "SELECT body FROM record WHERE role = 'source' AND body LIKE '%\"prepared\"%' LIMIT 1", static row => row.GetString(0)).Single();
         PreparedDestination made = ((SourceRecord.Prepared)MigrationJson.Read<SourceRecord>(prepared)).Destination;

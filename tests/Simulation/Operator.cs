@@ -57,7 +57,8 @@ internal sealed class Operator(World world)
             world.IsCancelling = true;
             world.Trace("operator: cancel");
             bool isAnswered = false;
-            world.Scheduler.After(CancelLimit, () =>
+            TimeSpan full = world.JournalFullFor(daemon); // What cannot be written is not decided.
+            world.Scheduler.After(CancelLimit + full, () =>
             {
                 world.IsCancelling = false;
                 if (!isAnswered && !daemon.IsDead)

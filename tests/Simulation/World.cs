@@ -257,6 +257,12 @@ internal sealed class World
         return true;
     }
 
+    public TimeSpan JournalFullFor(Incarnation daemon)
+    {
+        TimeSpan until = daemon == SourceDaemon.Now ? journalAFullUntil : journalBFullUntil;
+        return until > Scheduler.Now ? until - Scheduler.Now : TimeSpan.Zero;
+    }
+
     public bool IsJournalFull(Incarnation daemon) => Scheduler.Now < (daemon == SourceDaemon.Now ? journalAFullUntil : journalBFullUntil);
 
     public void FillJournal(bool isSource, TimeSpan length)

@@ -121,8 +121,19 @@ public sealed class DestinationSide(
         DomainStat stat = await xenops.Client.VmStatAsync(state.Plan.Migration, state.Plan.Vm, cancellationToken);
         if (stat.State != "Incoming")
             throw new MigrationException("VM_MIGRATE_FAILED", [], MigrationSide.Destination, $"the incoming domain is {stat.State}");
+        if (!database.GetBool("host", hostRef, "enabled"))
+            throw new MigrationException("HOST_DISABLED", [hostRef], MigrationSide.Destination, "the destination host was disabled meanwhile");
         foreach (DiskPlan disk in state.Plan.Disks)
             await FindAsync(disk, state, "export", cancellationToken);
+        foreach (string sr in state.Plan.Disks.Select(static d => d.DestinationStorage).Distinct(StringComparer.Ordinal))
+        {
+            SrInfo info = await Layer.SrStatAsync(state.Plan.Migration, new SrId(sr), cancellationToken);
+            if (info.FreeSpaceBytes <= 0)
+            {
+                throw new MigrationException(
+                    "SR_FULL", ["1", $"{info.FreeSpaceBytes}"], MigrationSide.Destination, $"the destination's storage {info.NameLabel} has filled up meanwhile");
+            }
+        }
     }
 
     public async Task<DiskDigest> DigestAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
@@ -218,7 +229,7 @@ public sealed class DestinationSide(
     }
 
     /// <summary>The field's mark on a VDI that is being mirrored into.</summary>
-    private const string MirrorKey = "base_mirror";
+    public const string MirrorKey = "base_mirror";
 
     private async Task<string> MakeDiskAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
     {

@@ -30,6 +30,21 @@ public static class HeldDisks
 
     public static void Release(PoolDatabase database, string vdi) => database.RemoveFromMap("VDI", vdi, "other_config", Key);
 
+    /// <summary>The migration that holds the disk; null when none does, empty when its mark cannot be read.</summary>
+    public static string? MigrationOf(PoolDatabase database, string vdi)
+    {
+        if (database.GetMap("VDI", vdi, "other_config").GetValueOrDefault(Key) is not { } text)
+            return null;
+        try
+        {
+            return JsonSerializer.Deserialize<Mark>(text, MigrationJson.Options)?.Migration ?? "";
+        }
+        catch (JsonException)
+        {
+            return "";
+        }
+    }
+
     /// <summary>Puts the check before the messages' handlers; called when all of them are there.</summary>
     public static void Guard(MessageTable messages, PoolDatabase database)
     {

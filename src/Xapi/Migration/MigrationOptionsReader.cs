@@ -9,13 +9,25 @@ public static class MigrationOptionsReader
 {
     private static readonly TimeSpan LongestKept = TimeSpan.FromDays(90);
 
-    /// <summary>The field's own options, which mean nothing here or are handled elsewhere; others would be a typing error.</summary>
+    /// <summary>The field's own hints, which change nothing here. Any other option would be a typing error, or a wish that is not granted.</summary>
+    private static readonly string[] Hints = ["force", "compress", "copy"];
+
     private static readonly string[] Known =
         ["bandwidth_limit", "keep_source_for", "resume_window", "witness", "downtime_limit_ms", "stall_limit_ms"];
 
-    /// <exception cref="XapiException">INVALID_VALUE with the key and what was given.</exception>
+    /// <exception cref="XapiException">
+    /// INVALID_VALUE with the key and what was given; NOT_IMPLEMENTED for copy=true: who wants a copy must not lose the original.
+    /// </exception>
     public static MigrationOptions Read(Dictionary<string, string> options, Witnesses witnesses)
     {
+        foreach ((string key, string text) in options)
+        {
+            if (key == "copy" && text != "false")
+                throw text == "true" ? new XapiException("NOT_IMPLEMENTED", "options:copy=true") : Refuse(key, text);
+            if (!Known.Contains(key) && !Hints.Contains(key))
+                throw Refuse(key, text);
+        }
+
         MigrationOptions read = new();
         foreach ((string key, string text) in options.Where(static o => Known.Contains(o.Key)))
         {

@@ -79,6 +79,9 @@ public sealed class MigrationStore : IJournal<SourceRecord>, IJournal<Destinatio
     /// <summary>Nothing can be begun with the token any more; it expired at the epoch's beginning.</summary>
     public void Spend(string migration) => file.Execute("UPDATE token SET expires_at = 0 WHERE migration = $migration", ("$migration", migration));
 
+    public void Extend(string migration, DateTimeOffset expiresAt) => file.Execute(
+        "UPDATE token SET expires_at = $expires WHERE migration = $migration", ("$migration", migration), ("$expires", expiresAt.ToUnixTimeSeconds()));
+
     /// <summary>Keeps what a source needs to reach its destination again after a restart. The only secret kept; the folder is its owner's alone.</summary>
     public void RememberPeer(MigrationToken token) =>
         file.Execute(

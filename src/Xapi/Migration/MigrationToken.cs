@@ -14,6 +14,10 @@ public sealed record MigrationToken(string Migration, PeerAddress Destination, D
 {
     /// <summary>The member of the map that is the token; the others are the field's.</summary>
     public const string Key = "x-storage-token";
+
+    /// <summary>How long a token can be used to begin, unless it is asked for otherwise; and how much longer a renewal makes it last.</summary>
+    public static readonly TimeSpan Life = TimeSpan.FromHours(1);
+
     private const int Version = 1;
     private const int LengthLimit = 8192;
 

@@ -12,8 +12,23 @@ namespace Xapi.Migration;
 
 public interface IClosablePeer : IPeer, IDisposable;
 
+/// <summary>What can be asked of a destination before anything is begun; it makes nothing there.</summary>
+public interface IPlanPeer : IDisposable
+{
+    Task<PlanAnswer> PlanAsync(PlanQuestion question, CancellationToken cancellationToken);
+
+    /// <summary>The least that goes there and back.</summary>
+    Task PingAsync(CancellationToken cancellationToken);
+
+    /// <param name="payload">Thrown away there; ASCII, so as many bytes as characters.</param>
+    Task ProbeLinkAsync(string payload, CancellationToken cancellationToken);
+
+    /// <summary>The token, for a source that waits for its turn. Returns the new expiry.</summary>
+    Task<DateTimeOffset> RenewAsync(CancellationToken cancellationToken);
+}
+
 /// <summary>One migration's control channel. The peer is known by its certificate's fingerprint from the token, by nothing else.</summary>
-public sealed class PeerClient : IClosablePeer
+public sealed class PeerClient : IClosablePeer, IPlanPeer
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromMinutes(5);
     private readonly MigrationToken token;
@@ -41,6 +56,13 @@ public sealed class PeerClient : IClosablePeer
 
     public Task<PlanAnswer> PlanAsync(PlanQuestion question, CancellationToken cancellationToken) =>
         CallAsync<PlanAnswer>("plan", PeerProtocol.Node(question), cancellationToken);
+
+    public Task PingAsync(CancellationToken cancellationToken) => CallAsync("ping", null, cancellationToken);
+
+    public Task ProbeLinkAsync(string payload, CancellationToken cancellationToken) =>
+        CallAsync("probe_link", JsonValue.Create(payload), cancellationToken);
+
+    public Task<DateTimeOffset> RenewAsync(CancellationToken cancellationToken) => CallAsync<DateTimeOffset>("renew", null, cancellationToken);
 
     public Task<PreparedDestination> PrepareAsync(MigrationPlan plan, int attempt, CancellationToken cancellationToken) =>
         CallAsync<PreparedDestination>("prepare", PeerProtocol.Node(new PrepareRequest(plan, attempt)), cancellationToken);

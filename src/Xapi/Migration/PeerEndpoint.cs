@@ -10,7 +10,7 @@ namespace Xapi.Migration;
 /// <summary>Whether this pool could take a VM, and where its disks would go. Makes nothing.</summary>
 public interface IPlanCheck
 {
-    /// <exception cref="MigrationException">The first thing that is in the way.</exception>
+    /// <returns>With everything that is in the way.</returns>
     Task<PlanAnswer> CheckAsync(IssuedToken token, PlanQuestion question, CancellationToken cancellationToken);
 }
 
@@ -101,8 +101,20 @@ public sealed partial class PeerEndpoint : IDisposable
     {
         if (verb == "plan")
         {
-            CheckFresh(token);
-            return PeerProtocol.Node(await check.CheckAsync(token, PeerProtocol.Read<PlanQuestion>(body), cancellationToken));
+            PlanAnswer answer = await check.CheckAsync(token, PeerProtocol.Read<PlanQuestion>(body), cancellationToken);
+            if (WhyNotFresh(token) is { } why)
+                answer = answer with { Obstacles = [Obstacle.Of(Refuse("VM_MIGRATE_FAILED", why)), .. answer.Obstacles] };
+            return PeerProtocol.Node(answer);
+        }
+
+        switch (verb)
+        {
+            case "ping":
+                return null;
+            case "probe_link":
+                return JsonValue.Create(PeerProtocol.Read<string>(body).Length);
+            case "renew":
+                return PeerProtocol.Node(Renew(token));
         }
 
         // What a request began goes on when its connection is gone: only the saga decides what is undone.
@@ -197,15 +209,34 @@ public sealed partial class PeerEndpoint : IDisposable
         }
     }
 
+    /// <summary>A source that waits for its turn keeps its token: it is good for this much longer from now, never for less than before.</summary>
+    private DateTimeOffset Renew(IssuedToken token)
+    {
+        lock (gate)
+        {
+            CheckFresh(token);
+            DateTimeOffset expiresAt = time.GetUtcNow() + MigrationToken.Life;
+            if (expiresAt <= token.ExpiresAt)
+                return token.ExpiresAt;
+            store.Extend(token.Migration, expiresAt);
+            return expiresAt;
+        }
+    }
+
     private void CheckFresh(IssuedToken token)
     {
-        if (store.Destination(token.Migration) is { } used)
-            throw Refuse("VM_MIGRATE_FAILED", $"the token was used already (for VM {used.Plan.VmName}: {used.Name}); call migrate_receive again");
-        if (store.ExpiryOf(token.Migration) == DateTimeOffset.UnixEpoch)
-            throw Refuse("VM_MIGRATE_FAILED", "the token was spent: its migration was aborted before it began; call migrate_receive again");
-        if (time.GetUtcNow() > token.ExpiresAt)
-            throw Refuse("VM_MIGRATE_FAILED", $"the token expired at {token.ExpiresAt:u}; call migrate_receive again");
+        if (WhyNotFresh(token) is { } why)
+            throw Refuse("VM_MIGRATE_FAILED", why);
     }
+
+    /// <summary>Null when a migration may begin with the token.</summary>
+    private string? WhyNotFresh(IssuedToken token) =>
+        store.Destination(token.Migration) is { } used
+            ? $"the token was used already (for VM {used.Plan.VmName}: {used.Name}); call migrate_receive again"
+        : store.ExpiryOf(token.Migration) is not { } expiresAt || expiresAt == DateTimeOffset.UnixEpoch
+            ? "the token was spent: its migration was aborted before it began; call migrate_receive again"
+        : time.GetUtcNow() > expiresAt ? $"the token expired at {expiresAt:u}; call migrate_receive again"
+        : null;
 
     private static MigrationException Unknown(string verb) => Refuse("VM_MIGRATE_FAILED", $"the destination does not know the request \"{verb}\"");
 

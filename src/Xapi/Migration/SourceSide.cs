@@ -124,7 +124,9 @@ public sealed class SourceSide(
     public async Task SetRateAsync(DiskPlan disk, long bytesPerSecond, CancellationToken cancellationToken)
     {
         TapdiskDisk tap = await FindAsync(disk, cancellationToken);
-        await tapdisks.Extensions.MirrorRateAsync(tap.ProcessId, tap.Minor, bytesPerSecond, cancellationToken);
+        MirrorStatus status = await tapdisks.Extensions.MirrorStatusAsync(tap.ProcessId, tap.Minor, cancellationToken);
+        if (status.Phase is not (MirrorPhase.None or MirrorPhase.Finished))
+            await tapdisks.Extensions.MirrorRateAsync(tap.ProcessId, tap.Minor, bytesPerSecond, cancellationToken);
     }
 
     public async Task<string> RangeDigestAsync(DiskPlan disk, DigestRange range, CancellationToken cancellationToken)

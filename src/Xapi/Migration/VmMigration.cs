@@ -22,9 +22,8 @@ public sealed record PoolIdentity(string Url, string Fingerprint, string HostRef
 
 public sealed partial class VmMigration(
     PoolDatabase database, MigrationStore store, StorageHost storage, StorageMessages vdis, XenopsHost xenops, VmOperations operations,
-    PeerEndpoint peers, Witnesses witnesses, Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
+    PeerEndpoint peers, Witnesses witnesses, SourceCheck check, Func<PoolIdentity> identity, TimeProvider time, ILogger log) : IAsyncDisposable
 {
-    private static readonly TimeSpan TokenLife = TimeSpan.FromHours(1);
     private static readonly TimeSpan TokenLifeLimit = TimeSpan.FromDays(7);
     private static readonly TimeSpan StopLimit = TimeSpan.FromSeconds(10);
 
@@ -40,9 +39,27 @@ public sealed partial class VmMigration(
             (context, a) => Task.FromResult(Receive(a[0].AsString(), a[1].AsString(), a[2].AsMap())));
         messages.Declare(
             "VM.migrate", "(vm:ref VM, dest:map(string->string), live:bool, options:map(string->string)={})", "ref VM", isAsync: true,
-            (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[3].AsMap(), vdiMap: []));
+            (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[3].AsMap(), vdiMap: [], vifMap: []));
+        messages.Declare(
+            "VM.migrate_plan",
+            "(vm:ref VM, dest:map(string->string), live:bool, vdi_map:map(ref VDI->ref SR)={}, vif_map:map(ref VIF->ref network)={}, "
+            + "options:map(string->string)={})",
+            "string", isAsync: true, async (context, a) =>
+            {
+                MigratePlan plan = await LookAheadAsync(
+                    a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap(), a[4].AsMap(), measuresLink: true, context.CancellationToken);
+                return plan.ToJson().ToJsonString();
+            });
+        messages.Add("VM.assert_can_migrate", async (context, a) =>
+        {
+            MigratePlan plan = await LookAheadAsync(
+                a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap(), a[4].AsMap(), measuresLink: false, context.CancellationToken);
+            if (plan.FirstError is { } error)
+                throw Translate(a[0].AsString(), ParseToken(a[1].AsMap()), error.ToException(), context.Task);
+            return "";
+        });
         messages.Add("host.migrate_receive", (context, a) => Receive(a[0].AsString(), "", a[2].AsMap()));
-        messages.Add("VM.migrate_send", (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap()));
+        messages.Add("VM.migrate_send", (context, a) => MigrateAsync(context, a[0].AsString(), a[1].AsMap(), a[5].AsMap(), a[3].AsMap(), a[4].AsMap()));
     }
 
     /// <summary>Takes up the jobs that a dead daemon left, each in its own background task.</summary>
@@ -73,7 +90,7 @@ public sealed partial class VmMigration(
             throw new XapiException("HANDLE_INVALID", "host", host);
         if (sr.Length != 0 && !database.Exists("SR", sr))
             throw new XapiException("HANDLE_INVALID", "SR", sr);
-        TimeSpan life = TokenLife;
+        TimeSpan life = MigrationToken.Life;
         if (options.TryGetValue("lifetime_seconds", out string? seconds))
         {
             bool isGood = int.TryParse(seconds, NumberStyles.None, CultureInfo.InvariantCulture, out int value) && value > 0
@@ -89,7 +106,8 @@ public sealed partial class VmMigration(
     }
 
     private async Task<RpcValue> MigrateAsync(
-        CallContext context, string vm, Dictionary<string, string> destination, Dictionary<string, string> options, Dictionary<string, string> vdiMap)
+        CallContext context, string vm, Dictionary<string, string> destination, Dictionary<string, string> options, Dictionary<string, string> vdiMap,
+        Dictionary<string, string> vifMap)
     {
         using IDisposable held = operations.Take(vm, context.Task.Ref, "migrate_send");
         string powerState = database.GetString("VM", vm, "power_state");
@@ -100,7 +118,7 @@ public sealed partial class VmMigration(
         try
         {
             using PeerClient asked = new(token);
-            plan = await PlanAsync(vm, token, asked, MigrationOptionsReader.Read(options, witnesses), vdiMap, context.CancellationToken);
+            plan = await PlanAsync(vm, token, asked, MigrationOptionsReader.Read(options, witnesses), vdiMap, vifMap, context.CancellationToken);
         }
         catch (MigrationException e)
         {
@@ -112,7 +130,7 @@ public sealed partial class VmMigration(
             throw new XapiException("CANNOT_CONTACT_HOST", token.Destination.Url);
         }
 
-        using IDisposable place = await jobs.EnterAsync(plan.Migration, context.Task);
+        using IDisposable place = await EnterAsync(token, plan, context.Task);
         store.RememberPeer(token);
         store.Append(plan.Migration, new SourceRecord.Begun(plan, time.GetUtcNow()));
         LogBegin(plan.Migration, plan.VmName, plan.Destination.Url);
@@ -163,38 +181,60 @@ public sealed partial class VmMigration(
         }
     }
 
-    private async Task<MigrationPlan> PlanAsync(
-        string vm, MigrationToken token, PeerClient peer, MigrationOptions options, Dictionary<string, string> vdiMap, CancellationToken cancellationToken)
+    /// <summary>The job's place among those that run; while it waits for it, its token does not run out.</summary>
+    private async Task<IDisposable> EnterAsync(MigrationToken token, MigrationPlan plan, TaskRun task)
     {
-        string uuid = database.GetString("VM", vm, "uuid");
-        Ownership ownership = store.OwnershipOf(uuid);
-        if (ownership.Owner != Owner.Here)
-            throw new MigrationException("OPERATION_NOT_ALLOWED", [$"VM {uuid} is not this pool's"], MigrationSide.Source, "the VM is not this pool's");
-        if (store.Source(token.Migration) is { } used)
+        using CancellationTokenSource entered = new();
+        Task renewing = Task.CompletedTask;
+        try
         {
-            throw new MigrationException(
-                "VM_MIGRATE_FAILED", [], MigrationSide.Source,
-                $"the token was used already (for VM {used.Plan.VmName}: {used.Phase}); call migrate_receive again");
+            Task<IDisposable> place = jobs.EnterAsync(plan.Migration, task);
+            if (!place.IsCompleted)
+                renewing = TokenRenewal.KeepAsync(new PeerClient(token), TokenLifeLimit, time, entered.Token);
+            return await place;
         }
-
-        List<DiskPlan> disks = [];
-        foreach (VmDisk disk in VmRows.Disks(database, vm))
+        finally
         {
-            SrId sr = new(database.GetString("SR", VmRows.SrOf(database, disk), "uuid"));
-            VdiId vdi = new(database.GetString("VDI", disk.Vdi, "location"));
-            VdiInfo info = await storage.Layer.VdiStatAsync(token.Migration, sr, vdi, cancellationToken);
-            disks.Add(new DiskPlan(
-                disk.Device, sr.Value, vdi.Value, vdiMap.GetValueOrDefault(disk.Vdi, ""), database.GetString("VDI", disk.Vdi, "name_label"),
-                database.GetString("VDI", disk.Vdi, "name_description"), info.VirtualSizeBytes, info.PhysicalUtilisationBytes, disk.IsReadOnly));
+            await entered.CancelAsync();
+            await renewing;
         }
+    }
 
+    /// <exception cref="XapiException">What was given makes no sense; what is in the way of a sensible migration is in the plan.</exception>
+    private async Task<MigratePlan> LookAheadAsync(
+        string vm, Dictionary<string, string> destination, Dictionary<string, string> options, Dictionary<string, string> vdiMap,
+        Dictionary<string, string> vifMap, bool measuresLink, CancellationToken cancellationToken)
+    {
+        if (!database.Exists("VM", vm))
+            throw new XapiException("HANDLE_INVALID", "VM", vm);
+        MigrationToken token = ParseToken(destination);
+        MigrationOptions read = MigrationOptionsReader.Read(options, witnesses);
+        SourceLook look = await check.LookAsync(vm, token.Migration, vdiMap, vifMap, cancellationToken);
+        MigratePlan plan = new(look, check.InTheMoment(vm), token, read, time);
+        using PeerClient peer = new(token);
+        await plan.AskAsync(peer, measuresLink, cancellationToken);
+        return plan;
+    }
+
+    private async Task<MigrationPlan> PlanAsync(
+        string vm, MigrationToken token, PeerClient peer, MigrationOptions options, Dictionary<string, string> vdiMap, Dictionary<string, string> vifMap,
+        CancellationToken cancellationToken)
+    {
+        SourceLook look = await check.LookAsync(vm, token.Migration, vdiMap, vifMap, cancellationToken);
+        ThrowFirst(look.Obstacles);
+        PlanAnswer answer = await peer.PlanAsync(look.Question, cancellationToken);
+        ThrowFirst(answer.Obstacles);
         PoolIdentity here = identity();
-        string name = database.GetString("VM", vm, "name_label");
-        PlanAnswer answer = await peer.PlanAsync(
-            new PlanQuestion(uuid, name, disks, database.GetLong("VM", vm, "memory_static_max"), here.Fingerprint), cancellationToken);
         return new MigrationPlan(
-            token.Migration, uuid, name, ownership.Epoch, [.. disks.Select(d => d with { DestinationStorage = answer.Storages[d.Device] })],
+            token.Migration, look.Question.Vm, look.Question.VmName, look.Epoch,
+            [.. look.Question.Disks.Select(d => d with { DestinationStorage = answer.Storages[d.Device] })],
             new PeerAddress(here.Url, here.Fingerprint, here.HostRef), token.Destination, VmRows.Export(database, vm), options);
+    }
+
+    private static void ThrowFirst(IReadOnlyList<Obstacle> obstacles)
+    {
+        if (obstacles.FirstOrDefault(static o => o.Severity == ObstacleSeverity.Error) is { } error)
+            throw error.ToException();
     }
 
     private SourceRunner Runner(SourceState state, IClosablePeer peer, Action<MigrationProgress> report)
@@ -210,6 +250,7 @@ public sealed partial class VmMigration(
     private async Task<Receipt> RunAsync(SourceRunner runner, IClosablePeer peer, CancellationToken cancel)
     {
         using (peer)
+        using (runner)
         using (jobs.Run(runner))
             return await runner.RunAsync(cancel, shutdown.Token);
     }
