@@ -62,9 +62,6 @@ public enum Breakage
     /// <summary>The destination makes things before its journal names them.</summary>
     MakingIsNotDurable,
 
-    /// <summary>The source starts mirrors before its journal names them.</summary>
-    MirrorStartingIsNotDurable,
-
     /// <summary>A guest counts as stopped while its writes are under way.</summary>
     StopDoesNotDrain,
 

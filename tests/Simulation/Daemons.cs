@@ -136,15 +136,8 @@ internal sealed class SourceDaemon(World world)
         }
     }
 
-    private readonly List<SourceRecord> keptBack = [];
-
-    private Journal<SourceRecord> Journal(Incarnation daemon)
-    {
-        keptBack.Clear();
-        return new Journal<SourceRecord>(
-            world, daemon, Records, record => Ownership = Ownership.After(record, world.Plan) ?? Ownership,
-            record => world.Breaks == Breakage.MirrorStartingIsNotDurable && record is SourceRecord.MirrorStarting, keptBack);
-    }
+    private Journal<SourceRecord> Journal(Incarnation daemon) =>
+        new(world, daemon, Records, record => Ownership = Ownership.After(record, world.Plan) ?? Ownership, static _ => false, []);
 }
 
 internal sealed class DestinationDaemon(World world)

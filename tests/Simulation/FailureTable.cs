@@ -59,7 +59,7 @@ public class FailureTable
     [Fact]
     public void Failure_table_row_08_a_destination_host_that_restarts_while_mirroring_offers_new_exports()
     {
-        World w = new Scenario().At<S.MirrorStarted>(static w => w.CrashHostB()).Moves();
+        World w = new Scenario().At<S.MirrorStarted>(static _ => { }).At<S.MirrorStarted>(static w => w.CrashHostB()).Moves();
         Assert.Equal(2, w.DestinationDaemon.Records.Count(static r => r is D.Made { Resource.Kind: ResourceKind.Disk }));
     }
 
@@ -89,7 +89,7 @@ public class FailureTable
     public void Failure_table_row_12_a_mirror_that_stalls_is_given_up_before_the_guest_waits_and_goes_on_later()
     {
         int before = 0, after = 0;
-        new Scenario().At<S.MirrorStarted>(w =>
+        new Scenario().At<S.MirrorStarted>(static _ => { }).At<S.MirrorStarted>(w =>
         {
             before = w.Guest.Writes;
             w.Partition(w.Network.Peers, TimeSpan.FromSeconds(20));
@@ -221,7 +221,7 @@ public class FailureTable
             w.CrashHostB();
             w.Operator.Start(isAtSource: true);
             Assert.Equal(DomainState.Frozen, w.A.Domain);
-        }).Ends("moved");
+        }).Ends("rebooted at destination");
         Assert.Equal(DomainState.Running, w.B.Domain);
     }
 
@@ -276,7 +276,7 @@ public class FailureTable
             w.CrashHostB();
             w.Operator.Start(isAtSource: true);
             Assert.Equal(DomainState.None, w.A.Domain);
-        }).Ends("moved");
+        }).Ends("rebooted at destination");
         Assert.Equal(DomainState.Running, w.B.Domain);
     }
 
@@ -293,7 +293,7 @@ public class FailureTable
                 w.KillHostBForever();
                 w.Scheduler.After(Minute, w.Operator.DeclareOrPromote);
             });
-        }).Ends("a host was lost");
+        }).Ends("taken back from a dead destination");
         Assert.True(Has<S.PeerDeclaredDead>(w) && w.A.Domain == DomainState.Running);
     }
 

@@ -1,3 +1,5 @@
+using Migration;
+
 namespace Simulation;
 
 /// <summary>What was done to a world; sums over worlds.</summary>
@@ -63,6 +65,17 @@ internal sealed class Misfortune(World world)
             world.Scheduler.After(Rng.Ms(500, 8000), world.KillHostAForever);
         else if (Rng.OneIn(40))
             world.Scheduler.After(Rng.Ms(500, 8000), world.KillHostBForever);
+        else if (Rng.OneIn(50))
+            world.OnRecord = DiesInHandOver;
+    }
+
+    /// <summary>A host that never comes back just where an operator's word is what is left.</summary>
+    private void DiesInHandOver(object record)
+    {
+        if (world.IsChaos && record is SourceRecord.Sent && world.Seed % 2 == 0)
+            world.KillHostAForever();
+        else if (world.IsChaos && record is SourceRecord.Frozen)
+            world.KillHostBForever();
     }
 
     /// <summary>Most of them while there is something to break.</summary>

@@ -29,7 +29,9 @@ internal static class Rest
 
     public static string Outcome(World world) =>
         IsLostInRecall(world) ? "lost in a late recall" :
-        world.HostAIsDead || world.HostBIsDead ? (world.IsPromoted && world.B.Domain == DomainState.Running ? "promoted at the destination" : "a host was lost")
+        world.HostAIsDead || world.HostBIsDead ? (world.IsPromoted && world.B.Domain == DomainState.Running ? "promoted at the destination"
+            : world.SourceDaemon.Records.Any(static r => r is SourceRecord.PeerDeclaredDead) ? "taken back from a dead destination"
+            : "a host was lost")
         : world.Operator.HasRecalled ? "recalled"
         : world.Oracle.DestinationRan ? (world.Oracle.WasBooted ? "rebooted at destination" : "moved")
         : "stayed";
