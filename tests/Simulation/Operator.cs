@@ -27,7 +27,6 @@ internal sealed class Operator(World world)
         if (world.Plan.Options.KeepSourceFor > TimeSpan.Zero && rng.OneIn(2))
             Every(TimeSpan.FromSeconds(7), Recall);
         Every(TimeSpan.FromSeconds(11), DeclareOrPromote);
-        Every(TimeSpan.FromMinutes(2), RestartDestination);
     }
 
     /// <summary>VM.start: asks who owns the VM, as every path does that makes a domain run.</summary>
@@ -113,13 +112,6 @@ internal sealed class Operator(World world)
                 world.Trace($"operator: promoted, {answer}");
             });
         }
-    }
-
-    /// <summary>What was accepted and does not run yet waits for the source to ask again; when that is dead a restart of the daemon is what helps.</summary>
-    private void RestartDestination()
-    {
-        if (world.HostAIsDead && world.DestinationDaemon.State is { IsOwner: true, IsRunning: false })
-            world.CrashDaemonB();
     }
 
     private void Every(TimeSpan interval, Action action) => world.Scheduler.After(interval, () =>
