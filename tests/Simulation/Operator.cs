@@ -56,15 +56,22 @@ internal sealed class Operator(World world)
             world.IsCancelling = true;
             world.Trace("operator: cancel");
             bool isAnswered = false;
-            TimeSpan full = world.JournalFullFor(daemon); // What cannot be written is not decided.
-            world.Scheduler.After(CancelLimit + full, () =>
-            {
-                world.IsCancelling = false;
-                if (!isAnswered && !daemon.IsDead)
-                    world.Violation("a cancel was not answered within 5 s");
-            });
+            After(CancelLimit);
             await runner.Settled;
             isAnswered = true;
+
+            // What cannot be written is not decided: while the journal is full the five seconds do not begin.
+            void After(TimeSpan limit) => world.Scheduler.After(limit, () =>
+            {
+                world.IsCancelling = false;
+                if (isAnswered || daemon.IsDead)
+                    return;
+                TimeSpan left = world.JournalFullUntil(daemon) + CancelLimit - world.Scheduler.Now;
+                if (left > TimeSpan.Zero)
+                    After(left);
+                else
+                    world.Violation("a cancel was not answered within 5 s");
+            });
         });
     }
 
