@@ -114,9 +114,7 @@ internal sealed class SourceDaemon(World world)
         }
         catch (IOException e)
         {
-            // The journal is full: the daemon cannot go on.
-            world.Trace($"source daemon ends: {e.Message}");
-            world.CrashDaemonA();
+            world.Violation($"the source's job ended where it stood: {e.Message}");
         }
     }
 

@@ -27,7 +27,6 @@ internal sealed class Operator(World world)
         if (world.Plan.Options.KeepSourceFor > TimeSpan.Zero && rng.OneIn(2))
             Every(TimeSpan.FromSeconds(7), Recall);
         Every(TimeSpan.FromSeconds(11), DeclareOrPromote);
-        Every(TimeSpan.FromMinutes(2), RestartDestination);
     }
 
     /// <summary>VM.start: asks who owns the VM, as every path does that makes a domain run.</summary>
@@ -57,15 +56,22 @@ internal sealed class Operator(World world)
             world.IsCancelling = true;
             world.Trace("operator: cancel");
             bool isAnswered = false;
-            TimeSpan full = world.JournalFullFor(daemon); // What cannot be written is not decided.
-            world.Scheduler.After(CancelLimit + full, () =>
-            {
-                world.IsCancelling = false;
-                if (!isAnswered && !daemon.IsDead)
-                    world.Violation("a cancel was not answered within 5 s");
-            });
+            After(CancelLimit);
             await runner.Settled;
             isAnswered = true;
+
+            // What cannot be written is not decided: while the journal is full the five seconds do not begin.
+            void After(TimeSpan limit) => world.Scheduler.After(limit, () =>
+            {
+                world.IsCancelling = false;
+                if (isAnswered || daemon.IsDead)
+                    return;
+                TimeSpan left = world.JournalFullUntil(daemon) + CancelLimit - world.Scheduler.Now;
+                if (left > TimeSpan.Zero)
+                    After(left);
+                else
+                    world.Violation("a cancel was not answered within 5 s");
+            });
         });
     }
 
@@ -113,13 +119,6 @@ internal sealed class Operator(World world)
                 world.Trace($"operator: promoted, {answer}");
             });
         }
-    }
-
-    /// <summary>What was accepted and does not run yet waits for the source to ask again; when that is dead a restart of the daemon is what helps.</summary>
-    private void RestartDestination()
-    {
-        if (world.HostAIsDead && world.DestinationDaemon.State is { IsOwner: true, IsRunning: false })
-            world.CrashDaemonB();
     }
 
     private void Every(TimeSpan interval, Action action) => world.Scheduler.After(interval, () =>

@@ -19,16 +19,7 @@ internal static class Rest
         $"source {Last(world.SourceDaemon.Records)}{(world.SourceDaemon.Now is null ? " (down)" : "")} [{world.SourceDaemon.Runner?.Waiting}], "
         + $"destination {Last(world.DestinationDaemon.Records)}{(world.DestinationDaemon.Now is null ? " (down)" : "")}";
 
-    /// <summary>
-    /// A gap that is known (findings, 8): the destination gives the VM back when the source, which asked, has let its disks go meanwhile. Told as an outcome,
-    /// so that it is seen, and only exactly this.
-    /// </summary>
-    public static bool IsLostInRecall(World world) =>
-        world.SourceDaemon.Records.Any(static r => r is SourceRecord.Closed) && !world.Operator.HasRecalled
-        && world.DestinationDaemon.Records.Any(static r => r is DestinationRecord.Relinquished);
-
     public static string Outcome(World world) =>
-        IsLostInRecall(world) ? "lost in a late recall" :
         world.HostAIsDead || world.HostBIsDead ? (world.IsPromoted && world.B.Domain == DomainState.Running ? "promoted at the destination"
             : world.SourceDaemon.Records.Any(static r => r is SourceRecord.PeerDeclaredDead) ? "taken back from a dead destination"
             : "a host was lost")
@@ -38,8 +29,6 @@ internal static class Rest
 
     public static void Check(World world)
     {
-        if (IsLostInRecall(world))
-            return;
         bool isSource = !world.HostAIsDead && world.SourceDaemon.Ownership.Owner == Owner.Here;
         bool isDestination = !world.HostBIsDead && world.DestinationDaemon.Ownership?.Owner == Owner.Here;
         if (isSource && isDestination)

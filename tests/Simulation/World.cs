@@ -257,13 +257,9 @@ internal sealed class World
         return true;
     }
 
-    public TimeSpan JournalFullFor(Incarnation daemon)
-    {
-        TimeSpan until = daemon == SourceDaemon.Now ? journalAFullUntil : journalBFullUntil;
-        return until > Scheduler.Now ? until - Scheduler.Now : TimeSpan.Zero;
-    }
+    public TimeSpan JournalFullUntil(Incarnation daemon) => daemon == SourceDaemon.Now ? journalAFullUntil : journalBFullUntil;
 
-    public bool IsJournalFull(Incarnation daemon) => Scheduler.Now < (daemon == SourceDaemon.Now ? journalAFullUntil : journalBFullUntil);
+    public bool IsJournalFull(Incarnation daemon) => Scheduler.Now < JournalFullUntil(daemon);
 
     public void FillJournal(bool isSource, TimeSpan length)
     {
