@@ -65,7 +65,7 @@ public sealed class TapdiskProcessTests
         await Refused(2, () => world.Extensions.MirrorFinishAsync(tapdisk, 0, default));
         await world.Control.AttachAsync(tapdisk, 1, default);
         await Refused(2, () => world.Control.OpenAsync(tapdisk, 1, "vhd:/no/such.vhd", TapOpenFlags.None, null, default));
-        Assert.Equal(["export", "mirror", "digest", "pause"], await world.Extensions.CapabilitiesAsync(tapdisk, default));
+        Assert.Equal(["export", "mirror", "mirror-give-up", "digest", "digest-range", "pause"], await world.Extensions.CapabilitiesAsync(tapdisk, default));
         Assert.Equal(2, (await world.Control.ListProcessAsync(tapdisk, default)).Count);
     }
 
