@@ -80,7 +80,7 @@ public partial class CutLinkTests(ITestOutputHelper output)
         }
 
         ChildResult made = await ChildProcess.RunAsync(
-            Path.Combine(ServedPools.Out, "vhd-util"), ["convert", "-i", raw, "-o", file], "", new Dictionary<string, string?>(), TimeSpan.FromMinutes(1), 1 << 16, None);
+            Path.Combine(ServedPools.Out, "vhd-util"), ["convert", "-f", "raw", "-O", "vhd", raw, file], "", new Dictionary<string, string?>(), TimeSpan.FromMinutes(1), 1 << 16, None);
         Assert.True(made.ExitCode == 0, made.StandardError);
         File.Delete(raw);
         await pool.Api.CallAsync("SR.scan", None, storage);

@@ -8,7 +8,7 @@ namespace EndToEnd;
 
 public class MigrationKillTests(ITestOutputHelper output)
 {
-    private const int DefaultKills = 3;
+    private const int DefaultKills = 1;
 
     /// <summary>Slow enough that the copy is a good part of the time in which a kill may fall.</summary>
     private const long BandwidthBytesPerSecond = 24 << 20;

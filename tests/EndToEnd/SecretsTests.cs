@@ -109,8 +109,8 @@ public class SecretsTests
 
     private static XenApi Pinned(ServedPool pool)
     {
-        byte[] fingerprint = Convert.FromHexString((string)System.Text.Json.Nodes.JsonNode.Parse(
-            File.ReadAllText(Path.Combine(pool.Folder, "state", "endpoints.json")))!["fingerprint"]!);
+        byte[] fingerprint = Convert.FromHexString(System.Text.Json.Nodes.JsonNode.Parse(
+            File.ReadAllText(Path.Combine(pool.Folder, "state", "endpoints.json")))!["fingerprint"]!.GetValue<string>().Replace(":", "", StringComparison.Ordinal));
         return new XenApi(new Uri(pool.Https), new SocketsHttpHandler
         {
             SslOptions = new SslClientAuthenticationOptions
