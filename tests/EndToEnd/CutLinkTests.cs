@@ -17,8 +17,8 @@ public partial class CutLinkTests(ITestOutputHelper output)
     /// <summary>Chunks of 64 KiB that a target may hold unflushed: what a cut can cost (src/Replication/ChunkMap.cs).</summary>
     private const long CheckpointBytes = 1024 * 64L * 1024;
 
-    private const long DiskBytes = 512 << 20;
-    private const int DataBytes = 192 << 20;
+    private const long DiskBytes = 256 << 20;
+    private const int DataBytes = 96 << 20;
 
     [SkippableFact]
     public async Task A_migration_whose_link_is_cut_twenty_times_finishes_and_sends_less_than_one_checkpoint_again_for_each_cut()

@@ -72,7 +72,7 @@ public class SecretsTests
         RpcValue token = await b.CallAsync("VM.migrate_receive", None, host, await b.ByNameAsync("SR", Journey.StorageName, None), RpcValue.Struct());
         MigrationToken parsed = MigrationToken.Parse(token.AsMap());
         string task = await a.RefAsync(
-            "Async.VM.migrate", None, await a.ByNameAsync("VM", Journey.VmName, None), token, true, RpcValue.Struct(("bandwidth_limit", $"{24 << 20}")));
+            "Async.VM.migrate", None, await a.ByNameAsync("VM", Journey.VmName, None), token, true, RpcValue.Struct(("bandwidth_limit", $"{96 << 20}")));
         while ((await a.CallAsync("task.get_status", None, task)).AsString() == "pending")
         {
             foreach (int id in ProcessTable.Ids())
