@@ -33,11 +33,17 @@ public class SecretsTests
                 "python3", [Path.Combine(AppContext.BaseDirectory, "capture.py"), capture])
             { RedirectStandardOutput = true })!)
             {
-                Assert.Equal("ready", await listener.StandardOutput.ReadLineAsync());
-                seen = await MigrateAsync(pools, secrets);
-                const int sigterm = 15;
-                Posix.TryKill(listener.Id, sigterm);
-                await listener.WaitForExitAsync();
+                try
+                {
+                    Assert.Equal("ready", await listener.StandardOutput.ReadLineAsync());
+                    seen = await MigrateAsync(pools, secrets);
+                }
+                finally
+                {
+                    const int sigterm = 15;
+                    Posix.TryKill(listener.Id, sigterm);
+                    await listener.WaitForExitAsync();
+                }
             }
 
             Assert.True(secrets.Count >= 7, string.Join(", ", secrets.Keys));
