@@ -21,6 +21,7 @@ public sealed class DestinationRunner : IDisposable
     private readonly IWitness? witness;
     private readonly TimeProvider time;
     private readonly Turn one = new();
+    private readonly Lock gate = new();
     private CancellationTokenSource forward = new();
     private readonly ITimer watchdog;
 
@@ -43,21 +44,15 @@ public sealed class DestinationRunner : IDisposable
         State.Has<DestinationRecord.Engaged>() ? State.Plan.Options.ResumeWindow + FirstPatience : FirstPatience;
 
     /// <summary>What a restarted daemon does: an owner's guest runs; what was being refused is refused; for the rest the source is waited for.</summary>
-    public async Task RecoverAsync(CancellationToken cancellationToken)
-    {
-        await one.WaitAsync(cancellationToken);
-        try
+    public Task RecoverAsync(CancellationToken cancellationToken) => AloneAsync(
+        async () =>
         {
             if (State.IsRefusing && !State.IsClosed)
                 await RefuseAsync(State.Last<DestinationRecord.Refusing>()!.Reason);
             else if (State.IsOwner && !State.IsRunning)
                 await RunGuestAsync();
-        }
-        finally
-        {
-            one.Release();
-        }
-    }
+        },
+        cancellationToken);
 
     /// <summary>
     /// Makes everything that is not there. On a failure of the first attempt everything made is destroyed again, then the cause is thrown; in a later one
@@ -122,10 +117,8 @@ public sealed class DestinationRunner : IDisposable
     /// </summary>
     /// <exception cref="MigrationException">Nothing is decided: the witness did not answer, or the VM will not run yet although it is this side's.
     /// Asked again, it goes on.</exception>
-    public async Task<GrantAnswer> GrantAsync(long epoch, ContentDigests digests)
-    {
-        await one.WaitAsync();
-        try
+    public Task<GrantAnswer> GrantAsync(long epoch, ContentDigests digests) => AloneAsync(
+        async () =>
         {
             if (!State.IsOwner)
             {
@@ -136,36 +129,24 @@ public sealed class DestinationRunner : IDisposable
             }
 
             return await RunGuestAsync();
-        }
-        finally
-        {
-            one.Release();
-        }
-    }
+        },
+        CancellationToken.None);
 
     /// <summary>An operator makes this side the owner without a grant: the source is fenced for good, and what was loaded here is whole.</summary>
     /// <exception cref="MigrationException">Why not.</exception>
-    public async Task<GrantAnswer> PromoteAsync(string operatorName, string evidence)
-    {
-        await one.WaitAsync();
-        try
+    public Task<GrantAnswer> PromoteAsync(string operatorName, string evidence) => AloneAsync(
+        async () =>
         {
             if (DestinationSaga.WhyNotPromote(State) is { } why)
                 throw new MigrationException("OPERATION_NOT_ALLOWED", [why], MigrationSide.Destination, why);
             Record(new DestinationRecord.Promoted(operatorName, evidence));
             return await BecomeOwnerAsync() ?? await RunGuestAsync();
-        }
-        finally
-        {
-            one.Release();
-        }
-    }
+        },
+        CancellationToken.None);
 
     /// <summary>Gives a VM that does not run here back to the source; durable before it is answered. Any number of times.</summary>
-    public async Task RelinquishAsync(long epoch, CancellationToken cancellationToken)
-    {
-        await one.WaitAsync(cancellationToken);
-        try
+    public Task RelinquishAsync(long epoch, CancellationToken cancellationToken) => AloneAsync(
+        async () =>
         {
             if (State.Has<DestinationRecord.Relinquished>())
                 return;
@@ -180,12 +161,8 @@ public sealed class DestinationRunner : IDisposable
             if (!State.Has<DestinationRecord.Confirmed>())
                 await resources.ReleaseAsync(State, cancellationToken); // Nobody will confirm any more.
             Record(new DestinationRecord.Relinquished(epoch));
-        }
-        finally
-        {
-            one.Release();
-        }
-    }
+        },
+        cancellationToken);
 
     /// <summary>Refuses for good and destroys what was made. Nothing to do when it is done; an error when this side owns the VM.</summary>
     /// <returns>What could not be destroyed and why; null when nothing is left.</returns>
@@ -193,45 +170,36 @@ public sealed class DestinationRunner : IDisposable
     {
         if (!State.IsOwner)
             Cancel(forward);
-        await one.WaitAsync(cancellationToken);
-        try
-        {
-            if (State.IsOwner)
+        return await AloneAsync(
+            async () =>
             {
-                throw new MigrationException(
-                    "OPERATION_NOT_ALLOWED", [$"migration {State.Plan.Migration}: the destination owns the VM"], MigrationSide.Destination,
-                    "it is too late to abort: the destination owns the VM");
-            }
+                if (State.IsOwner)
+                {
+                    throw new MigrationException(
+                        "OPERATION_NOT_ALLOWED", [$"migration {State.Plan.Migration}: the destination owns the VM"], MigrationSide.Destination,
+                        "it is too late to abort: the destination owns the VM");
+                }
 
-            await RefuseAsync(reason);
-            string[] left = [.. State.Records.OfType<DestinationRecord.Undone>()
-                .Where(static u => u.Failure is not null)
-                .Select(static u => $"{u.Resource}: {u.Failure}")];
-            return left.Length == 0 ? null : string.Join("; ", left);
-        }
-        finally
-        {
-            one.Release();
-        }
+                await RefuseAsync(reason);
+                string[] left = [.. State.Records.OfType<DestinationRecord.Undone>()
+                    .Where(static u => u.Failure is not null)
+                    .Select(static u => $"{u.Resource}: {u.Failure}")];
+                return left.Length == 0 ? null : string.Join("; ", left);
+            },
+            cancellationToken);
     }
 
     /// <summary>The source let go: keeps the receipt and gives up what only the transfer needed.</summary>
-    public async Task ConfirmAsync(Receipt receipt, CancellationToken cancellationToken)
-    {
-        await one.WaitAsync(cancellationToken);
-        try
+    public Task ConfirmAsync(Receipt receipt, CancellationToken cancellationToken) => AloneAsync(
+        async () =>
         {
             if (State.Has<DestinationRecord.Confirmed>())
                 return;
             Invariant.Holds(State.IsRunning, "a source confirms only what was accepted");
             await resources.ReleaseAsync(State, cancellationToken);
             Record(new DestinationRecord.Confirmed(receipt));
-        }
-        finally
-        {
-            one.Release();
-        }
-    }
+        },
+        cancellationToken);
 
     public void Dispose()
     {
@@ -239,22 +207,47 @@ public sealed class DestinationRunner : IDisposable
         forward.Dispose();
     }
 
+    // Not CancelAsync, which runs what was waiting on a thread of the pool (see Turn).
     private static void Cancel(CancellationTokenSource source) => source.Cancel();
+
+    private Task AloneAsync(Func<Task> work, CancellationToken cancellationToken) => AloneAsync(
+        async () =>
+        {
+            await work();
+            return true;
+        },
+        cancellationToken);
+
+    private async Task<T> AloneAsync<T>(Func<Task<T>> work, CancellationToken cancellationToken)
+    {
+        await one.WaitAsync(cancellationToken);
+        try
+        {
+            return await work();
+        }
+        finally
+        {
+            one.Release();
+        }
+    }
 
     private async Task<T> ForwardAsync<T>(Func<CancellationToken, Task<T>> work, CancellationToken cancellationToken)
     {
         Touch();
         ThrowIfRefused();
         using CancellationTokenSource either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, Volatile.Read(ref forward).Token);
-        await one.WaitAsync(either.Token);
         try
         {
-            ThrowIfRefused();
-            return await work(either.Token);
+            return await AloneAsync(
+                () =>
+                {
+                    ThrowIfRefused();
+                    return work(either.Token);
+                },
+                either.Token);
         }
         finally
         {
-            one.Release();
             Touch();
         }
     }
@@ -443,9 +436,13 @@ public sealed class DestinationRunner : IDisposable
         }
     }
 
+    // A heartbeat does not wait for its turn: without the lock its record could put a state in place that does not know of a refusal just written.
     private void Record(DestinationRecord record)
     {
-        journal.Append(State.Plan.Migration, record);
-        State = State.With(record);
+        lock (gate)
+        {
+            journal.Append(State.Plan.Migration, record);
+            State = State.With(record);
+        }
     }
 }

@@ -82,9 +82,16 @@ public sealed partial class SourceRunner : IDisposable
     }
 
     /// <summary>Limits the background copy from now on, also after a restart; 0 is no limit.</summary>
+    /// <exception cref="MigrationException">The migration is over.</exception>
     public async Task SetRateAsync(long bytesPerSecond, CancellationToken cancellationToken)
     {
-        Record(new SourceRecord.RateSet(bytesPerSecond));
+        lock (gate)
+        {
+            if (State.IsClosed)
+                throw NotAllowed("the migration is over");
+            Record(new SourceRecord.RateSet(bytesPerSecond));
+        }
+
         foreach (DiskPlan disk in State.Plan.Disks.Where(d => State.HasNow<SourceRecord.MirrorStarting>(r => r.Device == d.Device)))
             await storage.SetRateAsync(disk, bytesPerSecond, cancellationToken);
     }
