@@ -1,6 +1,6 @@
 // The driver's call-backs: XML-RPC over HTTP on the toolstack's unix socket, in the session it was given (research/storage.md 3.3, 4.1).
-using System.Net.Sockets;
 using System.Text;
+using Platform;
 using StorageAccess.Wire;
 using VhdFolder;
 
@@ -19,8 +19,7 @@ internal sealed class XenApi : IDisposable
         string? path = Environment.GetEnvironmentVariable("XAPI_UNIX_SOCKET");
         http = new HttpClient(new SocketsHttpHandler
         {
-            ConnectCallback = (_, c) =>
-            ConnectAsync(string.IsNullOrEmpty(path) ? DefaultSocket : path, c)
+            ConnectCallback = (_, c) => SocketFile.ConnectAsync(string.IsNullOrEmpty(path) ? DefaultSocket : path, c)
         })
         {
             Timeout = Deadline,
@@ -49,19 +48,4 @@ internal sealed class XenApi : IDisposable
     public void Dispose() => http.Dispose();
 
     private static DriverException Refused(string why) => new(154, $"the toolstack did not do {why}");
-
-    private static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancellationToken)
-    {
-        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
-            return new NetworkStream(socket, ownsSocket: true);
-        }
-        catch
-        {
-            socket.Dispose();
-            throw;
-        }
-    }
 }

@@ -24,6 +24,23 @@ public static class SocketFile
         }
     }
 
+    /// <summary>A connection to whoever listens there.</summary>
+    /// <exception cref="SocketException">Nobody does.</exception>
+    public static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancellationToken)
+    {
+        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>Removes a socket file on which nobody answers: what a killed daemon left.</summary>
     /// <exception cref="IOException">Somebody answers, or it is no socket; the file was left as it is.</exception>
     public static void RemoveStale(string path)

@@ -2,6 +2,7 @@
 // mistake.
 using System.Net;
 using System.Text.Json;
+using Platform;
 
 namespace Xapi;
 
@@ -163,20 +164,6 @@ public sealed record XapiOptions
             return null;
         }
 
-        private static string Nearest(string key) => Keys.MinBy(known => Distance(key, known))!;
-
-        private static int Distance(string a, string b)
-        {
-            int[] row = [.. Enumerable.Range(0, b.Length + 1)];
-            for (int i = 1; i <= a.Length; i++)
-            {
-                int diagonal = row[0];
-                row[0] = i;
-                for (int j = 1; j <= b.Length; j++)
-                    (diagonal, row[j]) = (row[j], Math.Min(Math.Min(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)));
-            }
-
-            return row[b.Length];
-        }
+        private static string Nearest(string key) => Keys.MinBy(known => Spelling.Distance(key, known))!;
     }
 }

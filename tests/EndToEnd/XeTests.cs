@@ -52,13 +52,30 @@ public sealed class XeTests : IClassFixture<ServedPools>, IDisposable
         Assert.Equal((1, ""), (refused.ExitCode, refused.StandardOutput));
         Assert.StartsWith("Error code: UUID_INVALID\nError parameters: SR, 9999", refused.StandardError, StringComparison.Ordinal);
 
-        ChildResult moved = await XeAsync(pools.A.Https, "a.pw", [.. migrate, $"destination-sr-uuid={target}", "--json"]);
+        ChildResult moved = await XeAsync(pools.A.Https, "a.pw", [.. migrate, $"destination-sr-uuid={target}", "keep-source-for=10m", "--json"]);
         Assert.True(moved.ExitCode == 0, moved.StandardError);
         JsonNode answer = JsonNode.Parse(moved.StandardOutput)!;
         Assert.Equal((vm, "running"), ((string?)answer["vm"], (string?)answer["power_state"]));
         Assert.True((long)answer["receipt"]!["sent_bytes"]! > 0);
         Assert.Equal("", await GoodAsync(pools.A, "vm-list", $"uuid={vm}", "--minimal"));
         Assert.Equal("running", await GoodAsync(pools.B, "vm-list", $"uuid={vm}", "params=power-state", "--minimal"));
+
+        // 4. Its disk was kept, and nobody can use it; while the VM runs over there it does not come back, then it does.
+        string migration = await GoodAsync(pools.A, "migration-list", "--minimal");
+        JsonNode status = JsonNode.Parse(await GoodAsync(pools.A, "migration-status", $"uuid={migration}", "--json"))!;
+        Assert.Equal(("destination", "hold"), ((string?)status["owner"], (string?)status["phase"]));
+        ChildResult kept = await XeAsync(pools.A.Https, "a.pw", "vdi-destroy", $"uuid={vdi}");
+        Assert.Contains("migration.undo brings the VM back", kept.StandardError, StringComparison.Ordinal);
+        ChildResult running = await XeAsync(pools.A.Https, "a.pw", "migration-undo", $"uuid={migration}");
+        Assert.Equal(1, running.ExitCode);
+        await GoodAsync(pools.B, "vm-shutdown", $"uuid={vm}", "force=true");
+        await GoodAsync(pools.A, "migration-undo", $"uuid={migration}");
+        await GoodAsync(pools.A, "vm-start", $"uuid={vm}");
+        Assert.Equal("running", await GoodAsync(pools.A, "vm-list", $"uuid={vm}", "params=power-state", "--minimal"));
+        ChildResult over = await XeAsync(pools.B.Https, "b.pw", "vm-start", $"uuid={vm}");
+        Assert.Contains("is not this pool's to run", over.StandardError, StringComparison.Ordinal);
+        await GoodAsync(pools.A, "pool-migration-bandwidth", "bandwidth=20MiB");
+        Assert.Equal("", await GoodAsync(pools.A, "orphans-list"));
     }
 
     [Fact]

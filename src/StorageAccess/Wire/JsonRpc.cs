@@ -1,9 +1,9 @@
 // The field's JSON-RPC between daemons: HTTP POST / on a unix socket, one dict of named parameters, an error that is a variant
 // (research: storage.md 1.1, 1.2).
-using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Platform;
 
 namespace StorageAccess.Wire;
 
@@ -81,20 +81,7 @@ public sealed class JsonRpcClient : IDisposable
         SocketPath = socketPath;
         http = new HttpClient(new SocketsHttpHandler
         {
-            ConnectCallback = async (_, cancellationToken) =>
-            {
-                Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                try
-                {
-                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(socketPath), cancellationToken);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
-                }
-            },
+            ConnectCallback = (_, cancellationToken) => SocketFile.ConnectAsync(socketPath, cancellationToken),
         })
         {
             BaseAddress = new Uri("http://localhost/"),

@@ -1,7 +1,4 @@
 // The destination, as the source calls it.
-using System.Net.Http.Headers;
-using System.Net.Security;
-using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -30,6 +27,7 @@ public interface IPlanPeer : IDisposable
 /// <summary>One migration's control channel. The peer is known by its certificate's fingerprint from the token, by nothing else.</summary>
 public sealed class PeerClient : IClosablePeer, IPlanPeer
 {
+    private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan Deadline = TimeSpan.FromMinutes(5);
     private readonly MigrationToken token;
     private readonly HttpClient http;
@@ -37,21 +35,7 @@ public sealed class PeerClient : IClosablePeer, IPlanPeer
     public PeerClient(MigrationToken token)
     {
         this.token = token;
-        byte[] pinned = Convert.FromHexString(token.Destination.FingerprintSha256);
-        http = new HttpClient(new SocketsHttpHandler
-        {
-            ConnectTimeout = TimeSpan.FromSeconds(10),
-            SslOptions = new SslClientAuthenticationOptions
-            {
-                RemoteCertificateValidationCallback = (_, certificate, _, _) => certificate is not null
-                    && CryptographicOperations.FixedTimeEquals(SHA256.HashData(certificate.GetRawCertData()), pinned),
-            },
-        })
-        {
-            BaseAddress = new Uri(token.Destination.Url),
-            Timeout = Deadline,
-        };
-        http.DefaultRequestHeaders.Authorization = new AuthenticationHeaderValue("Bearer", token.Secret.Reveal());
+        http = PinnedHttp.Create(token.Destination.Url, token.Destination.FingerprintSha256, token.Secret, ConnectLimit, Deadline);
     }
 
     public Task<PlanAnswer> PlanAsync(PlanQuestion question, CancellationToken cancellationToken) =>

@@ -1,7 +1,5 @@
 // The witness: registers that are written once, by which two pools that cannot ask each other agree who owns a VM (docs/decisions/0012). One daemon keeps
 // them, best a third one; to serve them it needs nothing but a key. The same port would be an existing compare-and-set engine's.
-using System.Net.Http.Headers;
-using System.Net.Security;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
@@ -108,22 +106,8 @@ public sealed class WitnessClient(WitnessAddress address) : ICompareAndSet
 
     public async Task<string> SetOnceAsync(string register, string value, CancellationToken cancellationToken)
     {
-        byte[] pinned = Convert.FromHexString(address.FingerprintSha256);
-        using HttpClient http = new(new SocketsHttpHandler
-        {
-            ConnectTimeout = Deadline,
-            SslOptions = new SslClientAuthenticationOptions
-            {
-                RemoteCertificateValidationCallback = (_, certificate, _, _) => certificate is not null
-                    && CryptographicOperations.FixedTimeEquals(SHA256.HashData(certificate.GetRawCertData()), pinned),
-            },
-        })
-        {
-            BaseAddress = new Uri(address.Url),
-            Timeout = Deadline,
-            MaxResponseContentBufferSize = EmbeddedWitness.BodyLimitBytes,
-        };
-        http.DefaultRequestHeaders.Authorization = new AuthenticationHeaderValue("Bearer", address.Key);
+        using HttpClient http = PinnedHttp.Create(address.Url, address.FingerprintSha256, new Secret(address.Key), Deadline, Deadline);
+        http.MaxResponseContentBufferSize = EmbeddedWitness.BodyLimitBytes;
         try
         {
             JsonObject request = new() { ["register"] = register, ["value"] = value };

@@ -37,7 +37,7 @@ internal sealed class PoolClient : IAsyncDisposable
             SslOptions = new SslClientAuthenticationOptions { RemoteCertificateValidationCallback = IsTrusted },
         };
         if (address.UnixPath is { } path)
-            handler.ConnectCallback = (_, cancellationToken) => ConnectAsync(path, cancellationToken);
+            handler.ConnectCallback = (_, cancellationToken) => SocketFile.ConnectAsync(path, cancellationToken);
         http = new HttpClient(handler) { BaseAddress = address.Url, Timeout = CallLimit };
     }
 
@@ -190,20 +190,5 @@ internal sealed class PoolClient : IAsyncDisposable
         string shown = string.Join(':', SHA256.HashData(certificate.GetRawCertData()).Select(static b => $"{b:X2}"));
         whyNotTrusted = trust.WhyNot(Name, shown, errors == SslPolicyErrors.None);
         return whyNotTrusted is null;
-    }
-
-    private static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancellationToken)
-    {
-        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken);
-            return new NetworkStream(socket, ownsSocket: true);
-        }
-        catch
-        {
-            socket.Dispose();
-            throw;
-        }
     }
 }

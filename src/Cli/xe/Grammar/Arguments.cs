@@ -2,6 +2,7 @@
 // bandwidth= must not become an unlimited migration.
 using System.Globalization;
 using System.Text.RegularExpressions;
+using Platform;
 
 namespace Xe.Grammar;
 
@@ -77,25 +78,11 @@ internal sealed partial class Arguments
     }
 
     public static string? Nearest(string name, IEnumerable<string> known) => known
-        .Select(candidate => (candidate, distance: Distance(name, candidate.TrimEnd(':'))))
+        .Select(candidate => (candidate, distance: Spelling.Distance(name, candidate.TrimEnd(':'))))
         .Where(c => c.distance <= Math.Max(1, name.Length / 3))
         .OrderBy(static c => c.distance)
         .Select(static c => c.candidate)
         .FirstOrDefault();
-
-    private static int Distance(string a, string b)
-    {
-        int[] row = [.. Enumerable.Range(0, b.Length + 1)];
-        for (int i = 1; i <= a.Length; i++)
-        {
-            int diagonal = row[0];
-            row[0] = i;
-            for (int j = 1; j <= b.Length; j++)
-                (diagonal, row[j]) = (row[j], Math.Min(Math.Min(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)));
-        }
-
-        return row[b.Length];
-    }
 
     [GeneratedRegex("^(?<number>[0-9]{1,19})(?<unit>[KMGT]i?B|B)?$", RegexOptions.IgnoreCase)]
     private static partial Regex Size();
