@@ -65,8 +65,10 @@ internal static class Scripts
         foreach ((string name, string value) in configuration)
             found[name] = value;
         found["sr_uuid"] = folder.Record.Uuid;
-        return [new JsonObject { ["configuration"] = found, ["complete"] = true, ["sr"] = Stat(folder),
-            ["extra_info"] = new JsonObject() }];
+        return new JsonArray(new JsonObject
+        {
+            ["configuration"] = found, ["complete"] = true, ["sr"] = Stat(folder), ["extra_info"] = new JsonObject(),
+        });
     }
 
     private static JsonObject Create(Parameters p)

@@ -30,7 +30,7 @@ internal static class DoctorCommand
         IReadOnlyList<string> mended = isMended ? await doctor.MendAsync(cancellationToken) : [];
         ChainReport report = await doctor.LookAsync(cancellationToken);
         if (isJson)
-            Output.WriteJson(new { report, mended });
+            Output.WriteJson(new Diagnosis(report, mended));
         else
             Print(report, mended);
         return report.Findings.Any(static finding => finding.Severity == VhdSeverity.Error) ? 1 : 0;

@@ -2,26 +2,31 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Vhd;
 using Vhd.Collect;
 
 namespace SrGc;
 
 internal static class Output
 {
-    private static readonly JsonSerializerOptions Json = new()
+    private static readonly OutputJson Json = new(new JsonSerializerOptions
     {
         PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.CamelCase) },
+        Converters =
+        {
+            new JsonStringEnumConverter<CollectAction>(JsonNamingPolicy.CamelCase), new JsonStringEnumConverter<VhdSeverity>(JsonNamingPolicy.CamelCase),
+            new JsonStringEnumConverter<Mend>(JsonNamingPolicy.CamelCase),
+        },
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
+    });
 
-    public static void WriteJson<T>(T value) => Console.Out.WriteLine(JsonSerializer.Serialize(value, Json));
+    public static void WriteJson(Diagnosis diagnosis) => Console.Out.WriteLine(JsonSerializer.Serialize(diagnosis, Json.Diagnosis));
 
     public static void Tell(IReadOnlyList<CollectStep> steps, IReadOnlyDictionary<string, string> putOff, bool isJson)
     {
         if (isJson)
         {
-            WriteJson(new { steps, putOff });
+            Console.Out.WriteLine(JsonSerializer.Serialize(new CollectResult(steps, putOff), Json.CollectResult));
             return;
         }
 
@@ -41,6 +46,13 @@ internal static class Output
         _ => $"merge {step.Key} into {step.Parent}",
     };
 }
+
+/// <param name="Mended">What --mend did, a line each.</param>
+internal sealed record Diagnosis(ChainReport Report, IReadOnlyList<string> Mended);
+
+[JsonSerializable(typeof(CollectResult))]
+[JsonSerializable(typeof(Diagnosis))]
+internal sealed partial class OutputJson : JsonSerializerContext;
 
 /// <summary>The step that runs: a line that is rewritten on a terminal, a line for each step in a log, nothing elsewhere.</summary>
 internal sealed class StepLines(bool isLog) : IProgress<CollectProgress>, IDisposable

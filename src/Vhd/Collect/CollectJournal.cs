@@ -33,22 +33,14 @@ public sealed record CollectJournal(
 {
     public const string Prefix = ".gc-";
 
-    private static readonly JsonSerializerOptions Json = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.CamelCase, allowIntegerValues: false) },
-        RespectNullableAnnotations = true,
-        RespectRequiredConstructorParameters = true,
-    };
-
-    internal byte[] ToBytes() => Encoding.UTF8.GetBytes(JsonSerializer.Serialize(this, Json) + "\n");
+    internal byte[] ToBytes() => Encoding.UTF8.GetBytes(JsonSerializer.Serialize(this, CollectJson.Default.CollectJournal) + "\n");
 
     /// <summary>Null when it is none that this collector writes.</summary>
     internal static CollectJournal? Read(ReadOnlySpan<byte> bytes, string key)
     {
         try
         {
-            CollectJournal? read = JsonSerializer.Deserialize<CollectJournal>(bytes, Json);
+            CollectJournal? read = JsonSerializer.Deserialize(bytes, CollectJson.Default.CollectJournal);
             bool isOurs = read is not null && read.Key == key && ImageFolder.IsKey(read.Key) && ImageFolder.IsKey(read.Parent)
                 && read.Key != read.Parent && read.Children.All(ImageFolder.IsKey);
             return isOurs ? read : null;
@@ -59,3 +51,11 @@ public sealed record CollectJournal(
         }
     }
 }
+
+[JsonSourceGenerationOptions(
+    PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase, Converters = [typeof(CollectStageConverter)], RespectNullableAnnotations = true,
+    RespectRequiredConstructorParameters = true)]
+[JsonSerializable(typeof(CollectJournal))]
+internal sealed partial class CollectJson : JsonSerializerContext;
+
+internal sealed class CollectStageConverter() : JsonStringEnumConverter<CollectStage>(JsonNamingPolicy.CamelCase, allowIntegerValues: false);
