@@ -97,6 +97,10 @@ public sealed class DiskFolder
             {
                 damaged.Add(key); // One that cannot be opened went since it was listed.
             }
+            catch (FileNotFoundException)
+            {
+                // It went since it was opened.
+            }
         }
 
         return (disks, damaged);
@@ -110,6 +114,10 @@ public sealed class DiskFolder
         try
         {
             return DiskOf(path, VhdImage.ReadInfo(path));
+        }
+        catch (Exception e) when ((e is VhdException or FileNotFoundException) && !File.Exists(path))
+        {
+            throw new DriverException(DriverException.VdiMissing, $"disk {key} went from {Path} meanwhile");
         }
         catch (VhdException e)
         {

@@ -109,6 +109,10 @@ internal static class Volumes
                 : null;
             return record ?? new VolumeRecord("", "", [], false);
         }
+        catch (FileNotFoundException)
+        {
+            return new VolumeRecord("", "", [], false); // The volume went meanwhile.
+        }
         catch (JsonException e)
         {
             Console.Error.WriteLine($"{path} is damaged and counts as empty: {e.Message}");
