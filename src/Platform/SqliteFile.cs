@@ -24,13 +24,13 @@ public sealed class SqliteFile : IDisposable
     {
         if (!File.Exists(path))
             Create(path, schema);
-        SqliteConnection connection = new(new SqliteConnectionStringBuilder { DataSource = path, Pooling = false, DefaultTimeout = 5 }.ToString());
+        SqliteConnection connection = new(new SqliteConnectionStringBuilder { DataSource = path, Pooling = false, DefaultTimeout = 1 }.ToString());
         try
         {
             connection.Open();
             SqliteFile file = new(connection);
             // EXCLUSIVE keeps a second daemon off the same state folder.
-            file.Execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=2000;");
+            file.Execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=1000;");
             // A file cut inside its first page is a new, empty database to SQLite; one that Create made has its tables.
             if (file.Query("SELECT count(*) FROM sqlite_master", static row => row.GetInt64(0))[0] == 0
                 || file.Query("PRAGMA quick_check(1)", static row => row.GetString(0))[0] != "ok")

@@ -137,7 +137,7 @@ public sealed class SmCommandTests : IDisposable
         // The second may not start before the first has ended: the first only ends when it sees that the second has not started.
         string script = $"""
             mkdir {folder.File("turn")} || touch {folder.File("both")}
-            read -t 0.2 < <(sleep 5)
+            mkfifo {folder.File("quiet")}; read -t 0.2 <> {folder.File("quiet")}; rm {folder.File("quiet")}
             rmdir {folder.File("turn")}; {Nil}
             """;
         SmapiV1Backend backend = Driver(script, Every);
