@@ -182,9 +182,14 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     public Task MirrorStartAsync(MirrorTarget target) => ChangeAsync(async () =>
     {
-        OpenDisk disk = RequireRunning();
-        if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
+        if (RequireRunning().Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
             throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror already ({mirror.Status.Phase}); stop it first");
+        await BeginMirrorAsync(target, OptionsOf(target));
+    });
+
+    private async Task BeginMirrorAsync(MirrorTarget target, MirrorOptions options)
+    {
+        OpenDisk disk = RequireRunning();
         NbdClient client = await ConnectAsync(target);
         IDisposable? lease = disk.Image.TakeLease();
         try
@@ -192,7 +197,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
             await HoldAsync(disk.Front, DrainLimit);
             try
             {
-                disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
+                disk.Mirror = new MirrorDevice(disk.Plain, client, options, time);
                 disk.MirrorName = target.Name;
                 disk.SecondaryName = null;
                 disk.TakeLease(lease);
@@ -208,12 +213,18 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
             await client.DisposeAsync();
             throw;
         }
-    });
+    }
 
+    /// <summary>Without a mirror to go on with (its start never came to an end, or this process is a new one) everything is sent again.</summary>
     public Task MirrorResumeAsync(MirrorTarget target) => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
-        MirrorDevice mirror = RequireMirror(disk);
+        if (disk.Mirror is not { } mirror)
+        {
+            await BeginMirrorAsync(target, OptionsOf(target) with { IsTargetUnknown = true });
+            return;
+        }
+
         if (target.Name.Equals(disk.MirrorName))
             throw new TapException(
                 (int)Errno.EINVAL,

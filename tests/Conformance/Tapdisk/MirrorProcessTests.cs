@@ -68,6 +68,24 @@ public sealed class MirrorProcessTests
     }
 
     [Fact]
+    public async Task A_mirror_that_is_resumed_where_there_is_none_sends_the_whole_disk_again()
+    {
+        await using TapdiskWorld world = new();
+        (_, _, int source, int target) = await TwoSidesAsync(world);
+        byte[] old = new byte[512];
+        old.AsSpan().Fill(0x5a);
+        await using (NbdClient earlier = await world.ConnectAsync(target)) // What an earlier mirror left, where the source has nothing.
+            await earlier.WriteAsync(DiskBytes - 512, old, WriteFlags.None, default);
+        await world.Extensions.MirrorResumeAsync(source, 0, await world.TargetAsync(target, StallLimit, 0), default);
+        await world.UntilAsync(source, MirrorPhase.Synced);
+        await world.Extensions.MirrorFinishAsync(source, 0, default);
+        Assert.Equal(
+            (await world.Extensions.DigestAsync(source, 0, default)).Root, (await world.Extensions.DigestAsync(target, 0, default)).Root);
+        await world.CloseAsync(source);
+        await world.CloseAsync(target);
+    }
+
+    [Fact]
     public async Task A_target_that_stops_holds_the_guest_no_longer_than_the_limit()
     {
         await using TapdiskWorld world = new();
