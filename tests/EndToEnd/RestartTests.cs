@@ -5,8 +5,7 @@ using StorageAccess.Wire;
 
 namespace EndToEnd;
 
-[Collection(SharedPair.Name)]
-public class RestartTests
+public class RestartTests : IClassFixture<ServedPools>
 {
     private static readonly CancellationToken None = CancellationToken.None;
     private readonly ServedPools pools;
