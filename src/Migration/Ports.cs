@@ -14,8 +14,8 @@ public interface ISourceStorage
     /// <summary>
     /// Starts the mirror; one that is there and lives is left as it is when <paramref name="wasMirrored"/> is false (asked again after a crash).
     /// </summary>
-    /// <param name="wasMirrored">An earlier attempt began it: it goes on behind the new export, sending only what may differ. When what differs is
-    /// not known any more (the data path was restarted) that is an error, never a guess.</param>
+    /// <param name="wasMirrored">An earlier attempt began it: it goes on behind the new export, sending only what may differ. When that
+    /// is not known (its start was cut, or the data path was restarted) it is the whole disk, zeros too: the target may hold anything.</param>
     /// <param name="bytesPerSecond">The limit on the background copy; 0 is none.</param>
     Task StartMirrorAsync(
         DiskPlan disk, DiskTarget target, bool wasMirrored, long bytesPerSecond, MigrationOptions options, CancellationToken cancellationToken);

@@ -17,7 +17,10 @@ public sealed partial class SourceRunner : IDisposable
     private static readonly TimeSpan JournalWait = TimeSpan.FromMilliseconds(500);
 
     /// <summary>A cancelled job's caller is answered when the guest is safe; the destination may hear of it later.</summary>
-    private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(3);
+    private static readonly TimeSpan CancelLimit = TimeSpan.FromSeconds(3);
+
+    /// <summary>The caller of a job that failed waits so long for the word that the destination has tidied up: its drivers take their time.</summary>
+    private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(20);
 
     /// <summary>An answer that is lost is asked for again.</summary>
     private static readonly TimeSpan GrantLimit = TimeSpan.FromSeconds(10);
@@ -197,6 +200,8 @@ public sealed partial class SourceRunner : IDisposable
         }
 
         MigrationFailure failure = FailureOf(e);
+        if (e is OperationCanceledException && LimitOf(effect) is { Ticks: > 0 } limit)
+            failure = failure with { Message = $"there was no answer within {limit.TotalSeconds:0} s" };
         Waiting = $"{effect.GetType().Name}: {failure.Message}";
         if (effect is SourceEffect.SendGrant && witness is not null && tries >= TriesBeforeWitness && await AskWitnessAsync(shutdown) is { } verdict)
             Record(verdict, of: effect);
@@ -264,9 +269,9 @@ public sealed partial class SourceRunner : IDisposable
         }
     }
 
-    private static TimeSpan LimitOf(SourceEffect effect) => effect switch
+    private TimeSpan LimitOf(SourceEffect effect) => effect switch
     {
-        SourceEffect.AbortDestination => UndoLimit,
+        SourceEffect.AbortDestination => isCancelled ? CancelLimit : UndoLimit,
         SourceEffect.SendGrant => GrantLimit,
         _ => Timeout.InfiniteTimeSpan,
     };

@@ -219,6 +219,16 @@ public sealed class ChunkMap
         }
     }
 
+    /// <summary>What the target holds is not known: every chunk is Dirty, also where the source has nothing.</summary>
+    public void NothingIsKnown()
+    {
+        lock (gate)
+        {
+            for (int chunk = 0; chunk < states.Length; chunk++)
+                Set(chunk, ChunkState.Dirty);
+        }
+    }
+
     /// <summary>The target is gone: what it had not flushed is Dirty, and so is everything written from now on.</summary>
     public void LoseTarget()
     {

@@ -15,6 +15,9 @@ public sealed record MirrorOptions(TimeSpan StallLimit, long RateLimitBytesPerSe
 {
     /// <summary>At the start: both sides hold the same already, and nothing is copied but what is written from now on.</summary>
     public bool IsTargetEqual { get; init; }
+
+    /// <summary>At the start: the target may hold anything (an earlier mirror's bytes), and everything is sent, zeros too.</summary>
+    public bool IsTargetUnknown { get; init; }
 }
 
 /// <summary>
@@ -44,7 +47,7 @@ public sealed class MirrorDevice : IBlockDevice
 
     /// <summary>
     /// Starts mirroring. The caller guarantees that no write to the source is in flight, and that the target reads as zeros,
-    /// or holds the same (<see cref="MirrorOptions.IsTargetEqual"/>).
+    /// unless the options say what else it holds.
     /// </summary>
     /// <exception cref="BlockIoException">EINVAL: the sizes differ, or the target cannot be written in the source's blocks; nothing was
     /// started.</exception>
@@ -56,6 +59,8 @@ public sealed class MirrorDevice : IBlockDevice
         map = new ChunkMap(source.LengthBytes);
         if (options.IsTargetEqual)
             map.NothingToCopy(0, source.LengthBytes);
+        if (options.IsTargetUnknown)
+            map.NothingIsKnown();
         rate = new TokenBucket(time, options.RateLimitBytesPerSecond);
         lock (gate)
             (side, pass) = Begin(target, options);

@@ -26,6 +26,9 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
     private readonly SemaphoreSlim oneVerb = new(1);
     private OpenDisk? open;
 
+    /// <summary>Of the connect to a mirror's target that is under way. Never disposed: whoever stops it may still be cancelling it.</summary>
+    private CancellationTokenSource? connecting;
+
     public int Minor => minor;
 
     public string Arguments => open?.Image.Arguments ?? "";
@@ -146,7 +149,11 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
             await ResumeOpenAsync("", null);
     });
 
-    public Task CloseAsync() => ChangeAsync(CloseOpenAsync);
+    public Task CloseAsync()
+    {
+        Volatile.Read(ref connecting)?.Cancel();
+        return ChangeAsync(CloseOpenAsync);
+    }
 
     /// <summary>
     /// Serves the disk over TLS under a secret name. One export at a time: a new one ends the one before, with all its requests.
@@ -182,9 +189,14 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     public Task MirrorStartAsync(MirrorTarget target) => ChangeAsync(async () =>
     {
-        OpenDisk disk = RequireRunning();
-        if (disk.Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
+        if (RequireRunning().Mirror is { Status.Phase: not MirrorPhase.Finished } mirror)
             throw new TapException((int)Errno.EBUSY, $"minor {minor} has a mirror already ({mirror.Status.Phase}); stop it first");
+        await BeginMirrorAsync(target, OptionsOf(target));
+    });
+
+    private async Task BeginMirrorAsync(MirrorTarget target, MirrorOptions options)
+    {
+        OpenDisk disk = RequireRunning();
         NbdClient client = await ConnectAsync(target);
         IDisposable? lease = disk.Image.TakeLease();
         try
@@ -192,7 +204,7 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
             await HoldAsync(disk.Front, DrainLimit);
             try
             {
-                disk.Mirror = new MirrorDevice(disk.Plain, client, OptionsOf(target), time);
+                disk.Mirror = new MirrorDevice(disk.Plain, client, options, time);
                 disk.MirrorName = target.Name;
                 disk.SecondaryName = null;
                 disk.TakeLease(lease);
@@ -208,12 +220,18 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
             await client.DisposeAsync();
             throw;
         }
-    });
+    }
 
+    /// <summary>Without a mirror to go on with (its start never came to an end, or this process is a new one) everything is sent again.</summary>
     public Task MirrorResumeAsync(MirrorTarget target) => ChangeAsync(async () =>
     {
         OpenDisk disk = RequireOpen();
-        MirrorDevice mirror = RequireMirror(disk);
+        if (disk.Mirror is not { } mirror)
+        {
+            await BeginMirrorAsync(target, OptionsOf(target) with { IsTargetUnknown = true });
+            return;
+        }
+
         if (target.Name.Equals(disk.MirrorName))
             throw new TapException(
                 (int)Errno.EINVAL,
@@ -259,15 +277,20 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
         }
     });
 
-    public Task MirrorStopAsync() => ChangeAsync(async () =>
+    /// <summary>A start that is still connecting to a target that does not answer ends first.</summary>
+    public Task MirrorStopAsync()
     {
-        if (RequireOpen() is { Mirror: not null } disk)
+        Volatile.Read(ref connecting)?.Cancel();
+        return ChangeAsync(async () =>
         {
-            await disk.EndMirrorAsync();
-            if (!disk.IsPaused)
-                disk.Front.Open(disk.Top); // No need to drain: what is still inside goes to the source alone.
-        }
-    });
+            if (RequireOpen() is { Mirror: not null } disk)
+            {
+                await disk.EndMirrorAsync();
+                if (!disk.IsPaused)
+                    disk.Front.Open(disk.Top); // No need to drain: what is still inside goes to the source alone.
+            }
+        });
+    }
 
     /// <summary>Reads what it must; other verbs go on meanwhile.</summary>
     public async Task<DiskDigest> DigestAsync(CancellationToken cancellationToken)
@@ -384,16 +407,34 @@ internal sealed class Disk(int minor, string controlDirectory, PassedConnections
 
     private static MirrorOptions OptionsOf(MirrorTarget target) => new(target.StallLimit, target.RateLimitBytesPerSecond);
 
-    private static async Task<NbdClient> ConnectAsync(MirrorTarget target)
+    private async Task<NbdClient> ConnectAsync(MirrorTarget target)
+    {
+        CancellationTokenSource mine = new();
+        Volatile.Write(ref connecting, mine);
+        try
+        {
+            return await ConnectAsync(target, mine.Token);
+        }
+        catch (OperationCanceledException e)
+        {
+            throw new TapException(TapException.Interrupted, "the mirror was stopped while it was connecting to its target", e);
+        }
+        finally
+        {
+            Volatile.Write(ref connecting, null);
+        }
+    }
+
+    private static async Task<NbdClient> ConnectAsync(MirrorTarget target, CancellationToken cancellationToken)
     {
         NbdUri at = NbdUri.TryParse(target.Uri) ?? throw new TapException((int)Errno.EINVAL, $"'{target.Uri}' is not an NBD address");
         if (at is { SocketPath: not null, IsTls: false })
-            return await NbdClient.ConnectAsync(at, new NbdClientOptions { MaxRequestsInFlight = 128 }, CancellationToken.None);
+            return await NbdClient.ConnectAsync(at, new NbdClientOptions { MaxRequestsInFlight = 128 }, cancellationToken);
         if (at.Host is null || !at.IsTls)
             throw new TapException((int)Errno.EINVAL, $"a mirror's target is nbds://host:port or a socket of this machine, not '{target.Uri}'");
         NbdClientOptions options = new() { Tls = NbdTls.ForClient(target.Fingerprint), MaxRequestsInFlight = 128 };
         NbdUri export = NbdUri.Tcp(at.Host, at.Port, target.Name.Reveal(), isTls: true);
-        return await NbdClient.ConnectAsync(export, options, CancellationToken.None);
+        return await NbdClient.ConnectAsync(export, options, cancellationToken);
     }
 
     private static X509Certificate2 CertificateOf(string certificatePath, string keyPath)

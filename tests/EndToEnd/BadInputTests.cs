@@ -5,13 +5,18 @@ using StorageAccess.Wire;
 
 namespace EndToEnd;
 
-public class BadInputTests : IClassFixture<ServedPools>
+[Collection(SharedPair.Name)]
+public class BadInputTests : IAsyncLifetime
 {
     private const string Nowhere = "OpaqueRef:00000000-0000-0000-0000-000000000000";
     private static readonly CancellationToken None = CancellationToken.None;
     private readonly ServedPools pools;
 
     public BadInputTests(ServedPools pools) => this.pools = pools;
+
+    public Task InitializeAsync() => pools.BringHomeAsync();
+
+    public Task DisposeAsync() => Task.CompletedTask;
 
     [Fact]
     public async Task An_unknown_host_or_storage_is_refused_by_migrate_receive()
@@ -94,7 +99,7 @@ public class BadInputTests : IClassFixture<ServedPools>
             await Task.Delay(20);
 
         Assert.Equal("cancelled", await pools.A.Api.RefAsync("task.get_status", None, task));
-        Assert.Equal(before, await pools.SeeAsync());
+        await pools.AssertUnchangedAsync(before);
         XenApiException e = await RefusedAsync(() => MigrateAsync(vm, token), "VM_MIGRATE_FAILED", vm);
         Assert.Contains("used already", e.Description[4], StringComparison.Ordinal);
     }
@@ -161,7 +166,7 @@ public class BadInputTests : IClassFixture<ServedPools>
         using HttpResponseMessage response = await http.PostAsync(new Uri(pools.A.Http), content);
 
         Assert.Equal(500, (int)response.StatusCode);
-        Assert.Equal(before, await pools.SeeAsync());
+        await pools.AssertUnchangedAsync(before);
     }
 
     private async Task<XenApiException> RefusedAsync(Func<Task<RpcValue>> call, string code, params string[] parameters)
@@ -169,7 +174,7 @@ public class BadInputTests : IClassFixture<ServedPools>
         SortedSet<string> before = await pools.SeeAsync();
         XenApiException e = await Assert.ThrowsAsync<XenApiException>(call);
         Assert.Equal([code, .. parameters], e.Description.Take(1 + parameters.Length));
-        Assert.Equal(before, await pools.SeeAsync());
+        await pools.AssertUnchangedAsync(before);
         return e;
     }
 

@@ -11,7 +11,7 @@ public class MigrationKillTests(ITestOutputHelper output)
     private const int DefaultKills = 1;
 
     /// <summary>Slow enough that the copy is a good part of the time in which a kill may fall.</summary>
-    private const long BandwidthBytesPerSecond = 24 << 20;
+    private const long BandwidthBytesPerSecond = 12 << 20;
 
     private const int LatestKillMs = 2_500;
 

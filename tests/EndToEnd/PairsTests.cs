@@ -4,30 +4,26 @@ using StorageAccess.Wire;
 
 namespace EndToEnd;
 
+[Collection(SharedPair.Name)]
 public class PairsTests
 {
     private static readonly CancellationToken None = CancellationToken.None;
+    private readonly ServedPools pools;
+
+    public PairsTests(ServedPools pools) => this.pools = pools;
 
     [Fact]
     public async Task A_running_VM_moves_between_every_pair_of_plugin_APIs_and_every_acknowledged_write_is_there()
     {
-        ServedPools pools = new();
-        await pools.InitializeAsync();
-        try
-        {
-            // Pool A comes with a SMAPIv1 SR, pool B with a SMAPIv3 one: each gets one of the other kind.
-            await AddStorageAsync(pools.A, "vhdfile", "path", "A's v3");
-            await AddStorageAsync(pools.B, "filevhd", "location", "B's v1");
-            string uuid = await pools.A.Api.RefAsync("VM.get_uuid", None, await pools.A.Api.ByNameAsync("VM", Journey.VmName, None));
-            await HopAsync(pools, pools.A, pools.B, "B's v1", uuid); // v1 -> v1
-            await HopAsync(pools, pools.B, pools.A, "A's v3", uuid); // v1 -> v3
-            await HopAsync(pools, pools.A, pools.B, Journey.StorageName, uuid); // v3 -> v3
-            await HopAsync(pools, pools.B, pools.A, "pool A's storage", uuid); // v3 -> v1
-        }
-        finally
-        {
-            await pools.DisposeAsync();
-        }
+        await pools.BringHomeAsync();
+        // Pool A comes with a SMAPIv1 SR, pool B with a SMAPIv3 one: each gets one of the other kind.
+        await AddStorageAsync(pools.A, "vhdfile", "path", "A's v3");
+        await AddStorageAsync(pools.B, "filevhd", "location", "B's v1");
+        string uuid = await pools.A.Api.RefAsync("VM.get_uuid", None, await pools.A.Api.ByNameAsync("VM", Journey.VmName, None));
+        await HopAsync(pools, pools.A, pools.B, "B's v1", uuid); // v1 -> v1
+        await HopAsync(pools, pools.B, pools.A, "A's v3", uuid); // v1 -> v3
+        await HopAsync(pools, pools.A, pools.B, Journey.StorageName, uuid); // v3 -> v3
+        await HopAsync(pools, pools.B, pools.A, "pool A's storage", uuid); // v3 -> v1
     }
 
     private static async Task AddStorageAsync(ServedPool pool, string type, string key, string name)

@@ -5,7 +5,8 @@ using Support;
 
 namespace EndToEnd;
 
-public class SeedClientTests : IClassFixture<ServedPools>
+[Collection(SharedPair.Name)]
+public class SeedClientTests
 {
     private readonly ServedPools pools;
 
@@ -15,6 +16,7 @@ public class SeedClientTests : IClassFixture<ServedPools>
     public async Task The_client_program_of_seed_004_moves_the_vm_with_Pythons_own_client_and_the_shipped_names_bring_it_back()
     {
         Skip.IfNot(Tool.Exists("python3"), Tool.Missing("python3"));
+        await pools.BringHomeAsync();
         ChildResult client = await Tool.RunAsync(
             "python3", Path.Combine(AppContext.BaseDirectory, "seed_client.py"), pools.B.Https, pools.B.Password, pools.A.Https, pools.A.Password);
 

@@ -1,15 +1,31 @@
-// Two real pools for a test class: ./demo --serve, its JSON lines, and the clients to them. What the tests see is what any client sees.
+// Two real pools for tests: ./demo --serve on a small disk (what moves often must be quick), its JSON lines, and the clients to them. What the tests see is what any client sees.
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Demo;
 using Platform;
+using StorageAccess.Wire;
+using Support;
+using Vhd;
 
 namespace EndToEnd;
 
 internal sealed record ServedPool(string Name, string Https, string Http, string Password, string Folder, XenApi Api);
 
+/// <summary>
+/// One pair for all classes of the collection: a start of two pools costs as much as a test. Each test begins with <see cref="ServedPools.BringHomeAsync"/>
+/// and leaves nothing behind.
+/// </summary>
+[CollectionDefinition(Name)]
+public sealed class SharedPair : ICollectionFixture<ServedPools>
+{
+    public const string Name = "a shared pair of pools";
+}
+
 public sealed class ServedPools : IAsyncLifetime
 {
+    private const long DiskBytes = 256 << 20;
+    private const int DataBytes = 48 << 20;
+
     private Process? demo;
 
     internal ServedPool A { get; private set; } = null!;
@@ -30,9 +46,37 @@ public sealed class ServedPools : IAsyncLifetime
     public async Task InitializeAsync()
     {
         Assert.True(File.Exists(Path.Combine(Out, "demo")), "./dev publish makes out/demo; ./test does it");
-        demo = Process.Start(new ProcessStartInfo(Path.Combine(Out, "demo"), ["--serve"]) { RedirectStandardOutput = true })!;
+        using TemporaryDirectory folder = new();
+        string disk = folder.File("disk.vhd");
+        await MakeDiskAsync(disk);
+        demo = Process.Start(new ProcessStartInfo(Path.Combine(Out, "demo"), ["--serve", "--disk", disk]) { RedirectStandardOutput = true })!;
         A = await ReadAsync();
         B = await ReadAsync();
+    }
+
+    /// <summary>The VM runs in pool A, on its first storage, wherever an earlier test left it.</summary>
+    internal async Task BringHomeAsync()
+    {
+        if ((await A.Api.CallAsync("VM.get_by_name_label", default, Journey.VmName)).AsArray().Count > 0)
+            return;
+        RpcValue token = await A.Api.CallAsync(
+            "VM.migrate_receive", default, await A.Api.ByNameAsync("host", "pool A's host", default), await A.Api.ByNameAsync("SR", "pool A's storage", default),
+            RpcValue.Struct());
+        await B.Api.CallAsync("VM.migrate", default, await B.Api.ByNameAsync("VM", Journey.VmName, default), token, true, RpcValue.Struct());
+    }
+
+    /// <summary>Data with holes between.</summary>
+    private static async Task MakeDiskAsync(string path)
+    {
+        VhdImage.CreateDynamic(path, DiskBytes);
+        await using VhdChain chain = VhdChain.Open(path, new VhdOpenOptions());
+        byte[] content = new byte[1 << 20];
+        Random random = new(4);
+        for (long at = 0; at < DiskBytes; at += DiskBytes / DataBytes * content.Length)
+        {
+            random.NextBytes(content);
+            await chain.WriteAsync(at, content, Platform.WriteFlags.None, default);
+        }
     }
 
     public async Task DisposeAsync()
@@ -49,6 +93,13 @@ public sealed class ServedPools : IAsyncLifetime
         demo.Dispose();
     }
 
+    internal async Task AssertUnchangedAsync(SortedSet<string> before)
+    {
+        SortedSet<string> now = await SeeAsync();
+        string[] more = [.. now.Except(before)], less = [.. before.Except(now)];
+        Assert.True(more.Length + less.Length == 0, $"too much: {string.Join("; ", more)}; missing: {string.Join("; ", less)}");
+    }
+
     /// <summary>Everything of both pools that a call could have changed.</summary>
     internal async Task<SortedSet<string>> SeeAsync()
     {
@@ -56,7 +107,7 @@ public sealed class ServedPools : IAsyncLifetime
         foreach (ServedPool pool in (ServedPool[])[A, B])
         {
             all.UnionWith(await Leftovers.SeeAsync(pool.Name, pool.Folder, pool.Api, CancellationToken.None));
-            foreach ((string vm, StorageAccess.Wire.RpcValue record) in (await pool.Api.CallAsync("VM.get_all_records", default)).AsStruct().Members)
+            foreach ((string vm, RpcValue record) in (await pool.Api.CallAsync("VM.get_all_records", default)).AsStruct().Members)
                 all.Add($"{pool.Name}: {vm} is {record.AsStruct().Get("power_state").AsString()}");
         }
 

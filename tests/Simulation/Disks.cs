@@ -53,7 +53,8 @@ internal enum MirrorState
     Finished,
 }
 
-internal sealed class Mirror(World world, int disk, BlockDisk source)
+/// <param name="isTargetUnknown">An earlier mirror may have left anything there.</param>
+internal sealed class Mirror(World world, int disk, BlockDisk source, bool isTargetUnknown)
 {
     private const int CopiesAtOnce = 2;
     private readonly List<Action<bool>> pending = [];
@@ -64,7 +65,7 @@ internal sealed class Mirror(World world, int disk, BlockDisk source)
     private int copies;
     private bool isFlushing;
 
-    public bool[] Dirty { get; } = [.. source.Now.Select(static v => v != 0)];
+    public bool[] Dirty { get; } = [.. source.Now.Select(v => isTargetUnknown || v != 0)];
 
     public bool[] Busy { get; } = new bool[BlockDisk.Blocks];
 

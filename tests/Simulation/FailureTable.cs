@@ -57,6 +57,21 @@ public class FailureTable
     }
 
     [Fact]
+    public void Failure_table_row_07_a_cut_while_a_mirror_is_being_started_goes_on_with_the_whole_disk()
+    {
+        World w = new Scenario().Fails("mirror xvdb", Io).Moves();
+        Assert.True(Has<D.Reattempt>(w) && Has<S.Interrupted>(w));
+    }
+
+    [Fact]
+    public void Failure_table_row_07_a_source_data_path_that_is_restarted_sends_the_whole_disk_again()
+    {
+        World w = new Scenario().At<S.MirrorsReady>(static w => w.A.RestartDataPath()).Moves();
+        Assert.Equal(2, w.DestinationDaemon.Records.Count(static r => r is D.Made { Resource.Kind: ResourceKind.Disk }));
+        Assert.True(Has<S.Interrupted>(w));
+    }
+
+    [Fact]
     public void Failure_table_row_08_a_destination_host_that_restarts_while_mirroring_offers_new_exports()
     {
         World w = new Scenario().At<S.MirrorStarted>(static _ => { }).At<S.MirrorStarted>(static w => w.CrashHostB()).Moves();

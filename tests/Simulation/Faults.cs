@@ -119,8 +119,11 @@ internal sealed class Misfortune(World world)
             case < 34 when Rng.OneIn(3):
                 world.Crash("the guest", world.GuestDies);
                 break;
-            case < 37:
+            case < 36:
                 world.CutDataPath();
+                break;
+            case < 37:
+                world.Crash("the source's data path", world.A.RestartDataPath);
                 break;
             case < 45:
                 Partition();

@@ -52,6 +52,16 @@ internal sealed class SourceMachine(World world)
         }
     }
 
+    /// <summary>The guest's disks are served by a new process, which knows of no mirror; the guest goes on.</summary>
+    public void RestartDataPath()
+    {
+        for (int d = 0; d < Disks.Length; d++)
+        {
+            Mirrors[d]?.Break("lost: the source's data path was restarted", isLost: true);
+            Mirrors[d] = null;
+        }
+    }
+
     public void GuestDies()
     {
         if (Domain is not (DomainState.Running or DomainState.Paused))
@@ -153,15 +163,13 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
         {
             int d = world.IndexOf(disk);
             Mirror? mirror = Machine.Mirrors[d];
-            if (wasMirrored && mirror is null)
-                throw new MigrationException("MIRROR_FAILED", [disk.SourceDisk], MigrationSide.Source, "what differs is not known any more");
             if (mirror is { State: not MirrorState.Finished } && mirror.Export == target.Name)
                 return true; // Asked again; that it failed since, its status tells. A mirror goes on behind a new export only.
             if (Machine.Disks[d].IsDestroyed || Machine.Domain == DomainState.None)
                 throw SourceMachine.Gone();
             if (!world.IsUp(world.Network.Peers) || !world.B.IsOpen(target.Name))
                 throw new IOException("the export cannot be reached");
-            mirror = Machine.Mirrors[d] ??= new Mirror(world, d, Machine.Disks[d]);
+            mirror = Machine.Mirrors[d] ??= new Mirror(world, d, Machine.Disks[d], isTargetUnknown: wasMirrored);
             mirror.Connect(target.Name);
             return true;
         }, cancellationToken, ConnectLimit, world.IndexOf(disk));
@@ -176,7 +184,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
     public Task<MirrorProgress> MirrorStatusAsync(DiskPlan disk, CancellationToken cancellationToken) => Do("status", () =>
     {
         if (Machine.Mirrors[world.IndexOf(disk)] is not { } mirror)
-            return new MirrorProgress(false, false, "the mirror is gone", disk.LengthBytes, 0, 0);
+            return new MirrorProgress(false, false, "the mirror is gone", disk.LengthBytes, 0, 0, IsLost: true);
         long dirty = mirror.DirtyBlocks * DigestRange.LeafBytes;
         bool isSynced = mirror.State is MirrorState.Synced or MirrorState.Finished;
         if (world.Breaks == Breakage.DirtyIsSynced)
@@ -193,7 +201,7 @@ internal sealed class SourcePorts(World world, Incarnation daemon) : ISourceStor
             throw new IOException("the target cannot be flushed");
         return mirror is not null && mirror.Finish()
             ? true
-            : throw new MigrationException("MIRROR_FAILED", [disk.SourceDisk], MigrationSide.Source, "the two may differ", isTransient: mirror is { IsLost: true });
+            : throw new MigrationException("MIRROR_FAILED", [disk.SourceDisk], MigrationSide.Source, "the two may differ", isTransient: mirror is null or { IsLost: true });
     }, cancellationToken, disk: world.IndexOf(disk));
 
     public Task StopMirrorAsync(DiskPlan disk, CancellationToken cancellationToken) => Do("stop mirror", () =>

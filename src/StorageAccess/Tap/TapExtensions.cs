@@ -107,7 +107,7 @@ public sealed class TapExtensions(TapControl control)
     public Task MirrorStartAsync(int processId, int minor, MirrorTarget target, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "mirror-start", FieldsOf(target), ConnectDeadline, cancellationToken);
 
-    /// <summary>After Failed or Finished: connects again and sends only what differs.</summary>
+    /// <summary>After Failed or Finished: connects again and sends only what may differ; without a mirror, which knows that, everything.</summary>
     public Task MirrorResumeAsync(int processId, int minor, MirrorTarget target, CancellationToken cancellationToken) =>
         SendAsync(processId, minor, "mirror-resume", FieldsOf(target), ConnectDeadline, cancellationToken);
 

@@ -63,13 +63,6 @@ public sealed class SourceSide(
 
         if (IsAlive(status))
             await tapdisks.Extensions.MirrorGiveUpAsync(tap.ProcessId, tap.Minor, cancellationToken);
-        if (status.Phase == MirrorPhase.None)
-        {
-            throw new MigrationException(
-                "VM_MIGRATE_FAILED", [], MigrationSide.Source,
-                $"the source's data path of disk {disk.Device} was restarted; what differs is not known; start the migration again");
-        }
-
         await tapdisks.Extensions.MirrorResumeAsync(tap.ProcessId, tap.Minor, mirror, cancellationToken);
     }
 
@@ -97,7 +90,7 @@ public sealed class SourceSide(
         };
         return new MirrorProgress(
             status.Phase is MirrorPhase.Synced or MirrorPhase.Finished, status.Phase == MirrorPhase.Stalled, failure, status.TotalBytes, status.CopiedBytes,
-            status.SentBytes, status.IsLost, status.DirtyBytes);
+            status.SentBytes, status.IsLost || status.Phase == MirrorPhase.None, status.DirtyBytes);
     }
 
     public async Task FinishMirrorAsync(DiskPlan disk, CancellationToken cancellationToken)

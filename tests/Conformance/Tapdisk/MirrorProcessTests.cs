@@ -1,5 +1,7 @@
 // The mirror between two real processes over TLS: the promises of decision D2, measured.
 using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
 using Nbd;
 using Platform;
 using StorageAccess.Tap;
@@ -65,6 +67,41 @@ public sealed class MirrorProcessTests
         await world.CloseAsync(source);
         await world.CloseAsync(again);
         await SameAsync(sourceImage, targetImage);
+    }
+
+    [Fact]
+    public async Task A_mirror_that_is_resumed_where_there_is_none_sends_the_whole_disk_again()
+    {
+        await using TapdiskWorld world = new();
+        (_, _, int source, int target) = await TwoSidesAsync(world);
+        byte[] old = new byte[512];
+        old.AsSpan().Fill(0x5a);
+        await using (NbdClient earlier = await world.ConnectAsync(target)) // What an earlier mirror left, where the source has nothing.
+            await earlier.WriteAsync(DiskBytes - 512, old, WriteFlags.None, default);
+        await world.Extensions.MirrorResumeAsync(source, 0, await world.TargetAsync(target, StallLimit, 0), default);
+        await world.UntilAsync(source, MirrorPhase.Synced);
+        await world.Extensions.MirrorFinishAsync(source, 0, default);
+        Assert.Equal(
+            (await world.Extensions.DigestAsync(source, 0, default)).Root, (await world.Extensions.DigestAsync(target, 0, default)).Root);
+        await world.CloseAsync(source);
+        await world.CloseAsync(target);
+    }
+
+    [Fact]
+    public async Task A_mirror_is_stopped_at_once_while_it_connects_to_a_target_that_never_answers()
+    {
+        await using TapdiskWorld world = new();
+        (_, _, int source, _) = await TwoSidesAsync(world);
+        using TcpListener silent = new(IPAddress.Loopback, 0);
+        silent.Start();
+        MirrorTarget target = new($"nbds://{silent.LocalEndpoint}", Secret.Create(), world.Fingerprint, StallLimit, 0);
+        Task starting = world.Extensions.MirrorStartAsync(source, 0, target, default);
+        using TcpClient connected = await silent.AcceptTcpClientAsync();
+        long begun = Stopwatch.GetTimestamp();
+        await world.Extensions.MirrorStopAsync(source, 0, default);
+        TapException stopped = await Assert.ThrowsAsync<TapException>(() => starting);
+        Assert.Equal(TapException.Interrupted, stopped.ErrnoNumber);
+        Assert.True(Stopwatch.GetElapsedTime(begun) < TimeSpan.FromSeconds(5), "the connect's own limit is 10 s");
     }
 
     [Fact]

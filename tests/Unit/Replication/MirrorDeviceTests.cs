@@ -45,6 +45,23 @@ public sealed class MirrorDeviceTests
     }
 
     [Fact]
+    public async Task A_target_of_which_nothing_is_known_ends_equal_also_where_the_source_has_nothing()
+    {
+        MemoryBlockDevice source = new(LengthBytes), target = new(LengthBytes);
+        byte[] mine = new byte[LengthBytes], theirs = new byte[LengthBytes];
+        new Random(5).NextBytes(theirs);
+        theirs.AsSpan(0, ChunkMap.ChunkBytes / 2).CopyTo(mine);
+        await source.WriteAsync(0, mine.AsMemory(0, ChunkMap.ChunkBytes / 2), WriteFlags.None, default);
+        await target.WriteAsync(0, theirs, WriteFlags.None, default);
+        await using MirrorDevice mirror = new(source, target, Options with { IsTargetUnknown = true }, TimeProvider.System);
+        await mirror.PhaseOtherThanAsync(MirrorPhase.Copying, default);
+        await mirror.FinishAsync();
+        byte[] there = new byte[LengthBytes];
+        await target.ReadAsync(0, there, default);
+        Assert.True(mine.AsSpan().SequenceEqual(there));
+    }
+
+    [Fact]
     public void A_rate_limit_holds_the_copy_and_can_be_lifted_while_it_waits() => SeededContext.Run(2, static async context =>
     {
         ModelDevice source = new(LengthBytes, context.Random);
