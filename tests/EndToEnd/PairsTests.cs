@@ -4,8 +4,8 @@ using StorageAccess.Wire;
 
 namespace EndToEnd;
 
-[Collection(SharedPair.Name)]
-public class PairsTests
+/// <summary>With a pair of its own: what a witness saw of two boots in two pools cannot be put in order, so no other test may boot this guest.</summary>
+public class PairsTests : IClassFixture<ServedPools>
 {
     private static readonly CancellationToken None = CancellationToken.None;
     private readonly ServedPools pools;

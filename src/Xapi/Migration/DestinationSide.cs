@@ -228,10 +228,28 @@ public sealed class DestinationSide(
         }
     }
 
+    private const string NoSpace = "SR_BACKEND_FAILURE_44";
+
     /// <summary>The field's mark on a VDI that is being mirrored into.</summary>
     public const string MirrorKey = "base_mirror";
 
+    /// <summary>A storage that promises the room for whole disks can be too small although what the disk holds would fit (the plan knows only that).</summary>
     private async Task<string> MakeDiskAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
+    {
+        try
+        {
+            return await CreateDiskAsync(disk, state, cancellationToken);
+        }
+        catch (StorageException e) when (e.Code == NoSpace)
+        {
+            SrInfo info = await Layer.SrStatAsync(state.Plan.Migration, new SrId(disk.DestinationStorage), cancellationToken);
+            throw new MigrationException(
+                "SR_FULL", [$"{disk.LengthBytes}", $"{info.FreeSpaceBytes}"], MigrationSide.Destination,
+                $"the destination's storage {info.NameLabel} has no room for disk {disk.Device}: {e.Message}", e);
+        }
+    }
+
+    private async Task<string> CreateDiskAsync(DiskPlan disk, DestinationState state, CancellationToken cancellationToken)
     {
         VdiInfo made = await Layer.VdiCreateAsync(
             state.Plan.Migration,

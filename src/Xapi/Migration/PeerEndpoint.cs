@@ -4,6 +4,7 @@ using System.Text.Json.Nodes;
 using Microsoft.Extensions.Logging;
 using Migration;
 using Platform;
+using StorageAccess;
 
 namespace Xapi.Migration;
 
@@ -73,6 +74,11 @@ public sealed partial class PeerEndpoint : IDisposable
         catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
         {
             return PeerProtocol.Error(new MigrationFailure("INTERNAL_ERROR", [e.Message], MigrationSide.Destination, "request", "the request is malformed"));
+        }
+        catch (StorageException e)
+        {
+            LogFailed(e);
+            return PeerProtocol.Error(new MigrationFailure(e.Code, e.Parameters, MigrationSide.Destination, "request", e.Message));
         }
         catch (InvariantException e)
         {
