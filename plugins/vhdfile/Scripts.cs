@@ -67,7 +67,10 @@ internal static class Scripts
         found["sr_uuid"] = folder.Record.Uuid;
         return new JsonArray(new JsonObject
         {
-            ["configuration"] = found, ["complete"] = true, ["sr"] = Stat(folder), ["extra_info"] = new JsonObject(),
+            ["configuration"] = found,
+            ["complete"] = true,
+            ["sr"] = Stat(folder),
+            ["extra_info"] = new JsonObject(),
         });
     }
 
