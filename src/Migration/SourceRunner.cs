@@ -16,11 +16,8 @@ public sealed partial class SourceRunner : IDisposable
     /// <summary>Until a record that could not be written is tried again; the guest may be stopped meanwhile.</summary>
     private static readonly TimeSpan JournalWait = TimeSpan.FromMilliseconds(500);
 
-    /// <summary>A cancelled job's caller is answered when the guest is safe; the destination may hear of it later.</summary>
-    private static readonly TimeSpan CancelLimit = TimeSpan.FromSeconds(3);
-
-    /// <summary>The caller of a job that failed waits so long for the word that the destination has tidied up: its drivers take their time.</summary>
-    private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(20);
+    /// <summary>A caller is answered when the guest is safe, also one who cancels a job that is being undone; the destination may hear of it later.</summary>
+    private static readonly TimeSpan UndoLimit = TimeSpan.FromSeconds(3);
 
     /// <summary>An answer that is lost is asked for again.</summary>
     private static readonly TimeSpan GrantLimit = TimeSpan.FromSeconds(10);
@@ -269,9 +266,9 @@ public sealed partial class SourceRunner : IDisposable
         }
     }
 
-    private TimeSpan LimitOf(SourceEffect effect) => effect switch
+    private static TimeSpan LimitOf(SourceEffect effect) => effect switch
     {
-        SourceEffect.AbortDestination => isCancelled ? CancelLimit : UndoLimit,
+        SourceEffect.AbortDestination => UndoLimit,
         SourceEffect.SendGrant => GrantLimit,
         _ => Timeout.InfiniteTimeSpan,
     };
